@@ -188,7 +188,7 @@ async fn join_when_unknown(
 /// Reads the files of the API server and of the connection again. An unusable file changes nothing. Gives the connection where
 /// its files have changed.
 async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
-    match cluster::api_server_of(cli).await {
+    match cluster::next_api_server_of(cli).await {
         Ok(api_server) => sessions.use_api_server(api_server.map(Arc::new)),
         Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
     }

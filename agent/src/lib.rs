@@ -29,6 +29,7 @@ use underpass_agent_operations::{OpenError, Operations, Retention};
 use underpass_agent_shell::{Helper, helper};
 use underpass_core::process::{self, Signals, raise_open_files};
 use underpass_tunnel::chain;
+use underpass_upstream::ApiServer;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
@@ -142,11 +143,14 @@ fn run(cli: Cli) -> Result<()> {
         .thread_keep_alive(process::BLOCKING_THREAD_IDLE)
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
         let helper = Helper::of_this_program([SHELL_HELPER]);
         serve_until_stopped(cli, Some(helper)).await
-    })
+    });
+    // A file system that hangs, or a pipe in the place of a file, keeps no process.
+    runtime.shutdown_timeout(process::LAST_TASKS);
+    ended
 }
 
 async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
@@ -161,20 +165,26 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
             None
         }
     };
-    let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
-    let joining = Joining::of(&cli)?;
-    let registering = Arc::new(Registering::of(&cli, Arc::clone(&policies))?);
-    let origin = tokio::select! {
-        prepared = key::prepare(&cli) => prepared?,
-        _ = signals.stop() => return Ok(()),
+    let prepared = tokio::select! {
+        prepared = Prepared::of(&cli) => prepared?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before it had started");
+            return Ok(());
+        }
     };
-    let mut connection = Connection::read(&cli)?;
-    let api_server = cluster::api_server_of(&cli).await?.map(Arc::new);
+    let Prepared {
+        policies,
+        joining,
+        registering,
+        origin,
+        mut connection,
+        api_server,
+        operations,
+    } = prepared;
     let _asking = api_server.clone().map(|asked| {
         let reporting = async move { cluster::report(&asked).await };
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
-    let operations = operations(&cli).await?;
     let shells = helper.map(|helper| Arc::new(AgentShells::new(helper, Arc::clone(&policies))));
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
         .with_operations(operations.clone())
@@ -220,16 +230,17 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
         asked: &mut asked,
         wake: &Wake::default(),
     };
+    // Shells end with the agent: their viewers read that at once, and hold up no drain.
+    let ending = async {
+        if let Some(shells) = shells {
+            shells.stop().await;
+        }
+    };
+    let draining = async { tokio::join!(sessions.drain(cli.drain), ending) };
     tokio::select! {
-        () = sessions.drain(cli.drain) => {}
+        ((), ()) = draining => {}
         never = following.follow() => match never {},
         _ = signals.stop() => {}
-    }
-    if let Some(shells) = shells {
-        tokio::select! {
-            () = shells.stop() => {}
-            _ = signals.stop() => {}
-        }
     }
     if let Some(operations) = operations {
         // A disk that hangs keeps a run from being written down.
@@ -240,6 +251,35 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The state of an agent that has read its files.
+struct Prepared {
+    policies: Arc<Policies>,
+    joining: Option<Joining>,
+    registering: Arc<Registering>,
+    origin: Origin,
+    connection: Connection,
+    api_server: Option<Arc<ApiServer>>,
+    operations: Option<Operations>,
+}
+
+impl Prepared {
+    async fn of(cli: &Cli) -> Result<Self> {
+        let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
+        let joining = Joining::of(cli)?;
+        let registering = Arc::new(Registering::of(cli, Arc::clone(&policies))?);
+        let origin = key::prepare(cli).await?;
+        Ok(Self {
+            policies,
+            joining,
+            registering,
+            origin,
+            connection: Connection::read(cli)?,
+            api_server: cluster::api_server_of(cli).await?.map(Arc::new),
+            operations: operations(cli).await?,
+        })
+    }
 }
 
 /// The records of operations, where the agent has a state directory. One that cannot be used costs the node its operations, and not

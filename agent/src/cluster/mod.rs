@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kube::Config;
+use kube::client::AuthError;
+use kube::{Client, Config};
 use underpass_core::{AgentRole, BoxError};
 use underpass_upstream::{ApiServer, ApiServerOptions, ConfigSource};
 
@@ -19,8 +20,9 @@ const CHECK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest.
 const CHECK_AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// The API server, from the kubeconfig or from the pod's own credentials. It is not asked: an agent whose API server is
-/// away connects all the same, so that users hear what is wrong, and requests find it as soon as it is back.
+/// The API server, from the kubeconfig or from the pod's own credentials. It is not asked, and no credential plugin is run: an agent
+/// whose API server is away, or whose plugin fails, connects all the same, so that users hear what is wrong, and requests find it as
+/// soon as it is back.
 pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
     let options = ApiServerOptions {
         policy: cli.impersonation(),
@@ -37,6 +39,36 @@ pub(crate) async fn api_server_of(cli: &Cli) -> Result<Option<ApiServer>> {
         return Ok(None);
     }
     api_server(cli).await.map(Some)
+}
+
+/// The same in the place of one that serves: there has to be a credential.
+pub(crate) async fn next_api_server_of(cli: &Cli) -> Result<Option<ApiServer>> {
+    let next = api_server_of(cli).await?;
+    if let Some(next) = &next {
+        next.try_credential().await?;
+    }
+    Ok(next)
+}
+
+/// kube's client. Its making runs a credential plugin, and waits for it. kube's errors repeat what the plugin has printed, which may
+/// be a token; here they do not.
+pub(crate) async fn client(config: Config) -> Result<Client, kube::Error> {
+    let making = tokio::task::spawn_blocking(move || Client::try_from(config));
+    let made = making.await;
+    made.unwrap_or_else(|error| Err(kube::Error::Service(error.into())))
+        .map_err(|error| match error {
+            kube::Error::Auth(
+                AuthError::ExecPluginFailed
+                | AuthError::AuthExecStart(_)
+                | AuthError::AuthExecRun { .. }
+                | AuthError::AuthExecParse(_)
+                | AuthError::MalformedTokenExpirationDate(_),
+            ) => {
+                let why = "the exec plugin gave no token; run it by hand to see why";
+                kube::Error::Auth(AuthError::AuthExec(why.to_owned()))
+            }
+            other => other,
+        })
 }
 
 /// The way to the API server, as it is now.

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, Client, Config};
+use kube::client::AuthError;
+use kube::{Api, Config};
 use serde_json::json;
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::Origin;
 use super::record::{KeyRecord, OwnKey, RecordError};
-use crate::limits;
+use crate::{cluster, limits};
 
 /// The entry of the Secret that holds the key.
 const ENTRY: &str = "agent.key";
@@ -93,6 +94,10 @@ impl KeySecretError {
                 kube::Error::Api(status) => status.code == 429 || status.code >= 500,
                 _ => true,
             },
+            // A plugin that gave no token.
+            Self::Client(_, error) => {
+                matches!(**error, kube::Error::Auth(AuthError::AuthExec(_)))
+            }
             Self::Busy(_) => true,
             _ => false,
         }
@@ -108,7 +113,7 @@ pub(super) async fn prepare(
     config: Config,
     name: &SecretName,
 ) -> Result<(KeyRecord, Origin), KeySecretError> {
-    let secrets = secrets(config, name)?;
+    let secrets = secrets(config, name).await?;
     for _ in 0..limits::KEY_SECRET_ATTEMPTS {
         let found = get(&secrets, name).await?;
         if let Some(record) = found
@@ -130,7 +135,7 @@ pub(super) async fn prepare(
 
 /// The Secret's keys.
 pub(super) async fn read(config: Config, name: &SecretName) -> Result<KeyRecord, KeySecretError> {
-    let found = get(&secrets(config, name)?, name).await?;
+    let found = get(&secrets(config, name).await?, name).await?;
     let record = found.map(|found| record_of(&found, name)).transpose()?;
     let record = record.flatten();
     record.ok_or_else(|| KeySecretError::Gone(name.clone()))
@@ -146,7 +151,7 @@ pub(super) async fn change(
     name: &SecretName,
     change: impl Fn(&mut KeyRecord) -> Result<bool, KeyError>,
 ) -> Result<KeyRecord, KeySecretError> {
-    let secrets = secrets(config, name)?;
+    let secrets = secrets(config, name).await?;
     for _ in 0..limits::KEY_SECRET_ATTEMPTS {
         let found = get(&secrets, name).await?;
         let gone = || KeySecretError::Gone(name.clone());
@@ -160,8 +165,8 @@ pub(super) async fn change(
     Err(KeySecretError::Busy(name.clone()))
 }
 
-fn secrets(config: Config, name: &SecretName) -> Result<Api<Secret>, KeySecretError> {
-    let client = Client::try_from(config);
+async fn secrets(config: Config, name: &SecretName) -> Result<Api<Secret>, KeySecretError> {
+    let client = cluster::client(config).await;
     let client = client.map_err(|error| KeySecretError::Client(name.clone(), Box::new(error)))?;
     Ok(Api::namespaced(client, &name.namespace))
 }

@@ -136,7 +136,8 @@ impl Issuer {
         };
         let certificate_authority = authority(&config)?;
         let tls_server_name = config.tls_server_name.clone();
-        let client = Client::try_from(config).map_err(|error| IssueError::Client(error.into()))?;
+        let client = cluster::client(config).await;
+        let client = client.map_err(|error| IssueError::Client(error.into()))?;
         let account = match &self.account {
             Some(account) => account.clone(),
             None => own_account(client.clone()).await?,

@@ -7,6 +7,7 @@ use thiserror::Error;
 use underpass_agent_policy::Denied;
 use underpass_core::IdentityError;
 use underpass_core::policy::NeverImpersonated;
+use underpass_dial::UsedUp;
 use underpass_tunnel::ResetCode;
 
 use super::services::ServiceError;
@@ -51,6 +52,12 @@ pub(super) enum Refusal {
     Silent { target: String },
     #[error("{target} cannot be reached: the agent's network has no route to it")]
     NoRoute { target: String, source: io::Error },
+    #[error("{target} cannot be reached: on the agent's machine {what}; try again later")]
+    UsedUp {
+        target: String,
+        what: UsedUp,
+        source: io::Error,
+    },
     #[error(
         "{target} cannot be reached: its path leads elsewhere than when it was looked up, through a symbolic link that was put there"
     )]
@@ -74,7 +81,7 @@ impl Refusal {
                 ResetCode::UnknownTarget
             }
             Self::Impersonation(_) | Self::Policy(_) | Self::Own(_) => ResetCode::Forbidden,
-            Self::Overloaded(_) => ResetCode::Overloaded,
+            Self::Overloaded(_) | Self::UsedUp { .. } => ResetCode::Overloaded,
             Self::Unresolved { .. }
             | Self::NoShell
             | Self::Service { .. }
@@ -90,8 +97,27 @@ impl Refusal {
         }
     }
 
+    /// A name that does not resolve. To ask takes a connection as well.
+    pub(super) fn resolving(target: String, source: io::Error) -> Self {
+        match UsedUp::of(&source) {
+            Some(what) => Self::UsedUp {
+                target,
+                what,
+                source,
+            },
+            None => Self::Unresolved { target, source },
+        }
+    }
+
     /// A connection that failed.
     pub(super) fn connecting(target: String, source: io::Error) -> Self {
+        if let Some(what) = UsedUp::of(&source) {
+            return Self::UsedUp {
+                target,
+                what,
+                source,
+            };
+        }
         match source.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused { target, source },
             io::ErrorKind::TimedOut => Self::Silent { target },
@@ -110,4 +136,33 @@ impl Refusal {
 pub(super) enum Reached {
     Tcp(std::net::SocketAddr),
     Unix(PathBuf),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_hears_of_what_the_agents_machine_lacks_and_of_no_address() {
+        let target = || "tcp:db:5432".to_owned();
+        for (errno, what) in [
+            (rustix::io::Errno::ADDRNOTAVAIL, "no local port is left"),
+            (rustix::io::Errno::MFILE, "no open file is left"),
+        ] {
+            for refusal in [
+                Refusal::connecting(target(), errno.into()),
+                Refusal::resolving(target(), errno.into()),
+            ] {
+                let told = refusal.to_string();
+                assert!(
+                    told.contains(what) && told.contains("the agent's machine"),
+                    "{told}"
+                );
+                // Another attempt may succeed soon.
+                assert_eq!(refusal.code(), ResetCode::Overloaded);
+            }
+        }
+        let gone = Refusal::resolving(target(), io::ErrorKind::NotFound.into());
+        assert!(gone.to_string().contains("does not resolve"), "{gone}");
+    }
 }

@@ -89,10 +89,7 @@ impl Finder<'_> {
             Host::Address(address) => Ok(vec![SocketAddr::new(address, port)]),
             Host::Name(name) => {
                 let found = self.resolver.resolve(&name, port).await;
-                let unresolved = |source| Refusal::Unresolved {
-                    target: text(target),
-                    source,
-                };
+                let unresolved = |source| Refusal::resolving(text(target), source);
                 let found = found.map_err(unresolved)?;
                 match found.is_empty() {
                     true => Err(unresolved(std::io::ErrorKind::NotFound.into())),

@@ -141,6 +141,9 @@ pub enum CredentialError {
     /// Its claims about its owner cannot be an identity: too many groups, a name that no header can hold.
     #[error("its owner cannot be an identity: {0}")]
     Identity(String),
+    /// There is more about the owner of the name than is read, and the password was not tried.
+    #[error("its owner's entry cannot be read: {0}")]
+    Entry(String),
 }
 
 /// One failure, shared by all callers that wait for the same check.
@@ -169,6 +172,10 @@ impl From<&AuthenticateError> for Rejection {
     fn from(error: &AuthenticateError) -> Self {
         match error {
             AuthenticateError::Rejected(CredentialError::ForeignOrigin) => Self::ForeignOrigin,
+            // It is genuine: its owner may know, and another login does not help.
+            AuthenticateError::Rejected(CredentialError::Identity(why)) => {
+                Self::NoIdentity(why.clone())
+            }
             AuthenticateError::Rejected(_) => Self::Unauthorized,
             AuthenticateError::Certificate { told, .. } => Self::BadCertificate(told),
             AuthenticateError::Unavailable(_) => Self::Unavailable,

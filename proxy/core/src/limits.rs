@@ -237,6 +237,13 @@ pub const LINGER_TIME: Duration = Duration::from_secs(30);
 /// The same while nothing comes: some round trips, until the client has read the answer and closes the connection, too.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
+/// Bytes of a body over HTTP/1.1 that its request's handler has left and that have come already, which are read so that the connection
+/// may have another request (*unauthenticated*): most bodies of a refused request. Go's servers read as many (`maxPostHandlerReadBytes`).
+pub const LEFT_BODY_BYTES: usize = 256 * 1024;
+
+/// Turns of the connection in which they are.
+pub const LEFT_BODY_TURNS: usize = 4;
+
 /// Bytes that are read and discarded meanwhile (*unauthenticated*): the rest of a head, or of an upload. They take no memory, and
 /// the connection gives its place up as any other. Over HTTP/2 of each body, and of all bodies of a connection whose caller is not
 /// known.

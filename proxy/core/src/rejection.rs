@@ -64,6 +64,10 @@ pub enum Rejection {
         /// Why, where the authorizer lets the user know.
         reason: Option<String>,
     },
+    /// The credential is genuine, and its owner's name, groups or extras are too many or too long, or no header can hold them. No retry
+    /// helps.
+    #[error("your credential is accepted, but you cannot be an identity here: {0}")]
+    NoIdentity(String),
     /// The identity itself may not be used here.
     #[error("{user:?} is forbidden: {reason}")]
     IdentityForbidden {
@@ -271,6 +275,7 @@ impl Rejection {
             | Self::ForeignOrigin
             | Self::ForeignNavigation
             | Self::Forbidden { .. }
+            | Self::NoIdentity(_)
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }
             | Self::ImpersonationNotReviewed(_)

@@ -346,6 +346,13 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
             "a request must have exactly one Host header",
         ));
     }
+    let target = request.uri();
+    if request.method() != Method::CONNECT && target.scheme().is_none() && target.host().is_some() {
+        // The parser takes it for the authority-form, which CONNECT alone has (RFC 9112, section 3.2.3).
+        return Some(Rejection::BadRequest(
+            "its target is no path: a path begins with a slash, as in GET /version HTTP/1.1",
+        ));
+    }
     let codings = fields.get_all(header::TRANSFER_ENCODING).iter();
     let mut codings = codings.flat_map(list::tokens);
     let last = codings.next_back();

@@ -66,7 +66,7 @@ pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     idle::{IdleTimeout, IdleTimeoutError},
-    plain_http::refuse_plain_http,
+    plain_http::{refuse_plain_http, refuse_plain_http2},
     request_body::RequestBody,
     serve::ServeError,
     services::{NoServiceRoots, ServiceRoots},

@@ -9,17 +9,19 @@ use std::{
     },
 };
 
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request, Version, header};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::{
     Connection, Front, RequestBody, Standing,
+    admit::Revoked,
     cut::Cuttable,
     forward::becomes_bytes,
     head_clock::HeadClock,
@@ -31,9 +33,12 @@ use super::{
     unreadable::Explained,
 };
 use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
-use underpass_http::scheduling::{
-    deferred_flush::{Batched, DeferredFlush},
-    in_task::{InTask, Spawner},
+use underpass_http::{
+    broken_off,
+    scheduling::{
+        deferred_flush::{Batched, DeferredFlush},
+        in_task::{InTask, Spawner},
+    },
 };
 
 /// A client's connection ended by an error: the client broke HTTP, or vanished.
@@ -127,18 +132,30 @@ impl Front {
         let place = Place::default();
         let io = Cuttable::new(Targets::new(io, place.clone()), Arc::clone(&connection.cut));
         let io = Explained::new(io, Arc::clone(&activity), Arc::clone(&upgraded));
+        let (sender, io) = broken_off::Sender::new(io);
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let upgraded = Arc::clone(&upgraded);
             let next_has_begun = place.head_ended(&request);
-            let body_follows = !http_body::Body::is_end_stream(request.body());
+            let body_follows = !request.body().is_end_stream();
             clock.head_ended(body_follows, next_has_begun);
             let active = Active::new(&activity);
             let connects = request.method() == Method::CONNECT;
-            let request = request.map(|body| RequestBody::new(body, &connection));
+            let chunks = request.version() == Version::HTTP_11;
+            let expects = request.headers().contains_key(header::EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = RequestBody::new(body, &connection).followed();
+            let request = Request::from_parts(parts, body);
+            let sender = &sender;
             async move {
-                let response = front.handle(request, &connection).await;
+                let mut response = front.handle(request, &connection).await;
+                if rest.ends_its_connection(expects).await {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                let framed = chunks || response.body().size_hint().exact().is_some();
+                let response = sender.answer(response, framed, is_revoked);
                 if becomes_bytes(connects, response.status()) {
                     upgraded.store(true, Ordering::Release);
                 }
@@ -148,7 +165,16 @@ impl Front {
         let serving = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        self.finish_in_time(serving, connection).await
+        let served = self.finish_in_time(serving, connection).await;
+        if let Err(error) = &served {
+            // An error of the connection means that the client is gone.
+            if let Some(mut io) = sender.broken_off() {
+                let _ = io.shutdown().await;
+            } else if let Some(io) = sender.left().filter(|_| error.is_parse()) {
+                let _ = io.refuse_http2().await;
+            }
+        }
+        served
     }
 
     async fn serve_http2<I>(
@@ -163,7 +189,7 @@ impl Front {
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let active = Active::new(&activity);
-            let body_follows = !http_body::Body::is_end_stream(request.body());
+            let body_follows = !request.body().is_end_stream();
             // At once, and not when its task runs: until then the end of another request must not forgive its body.
             let request = request.map(|body| RequestBody::new(body, &connection));
             async move {
@@ -171,6 +197,7 @@ impl Front {
                 if body_follows {
                     response = refusal::with_body(response).await;
                 }
+                let response = broken_off::answer_http2(response, is_revoked);
                 Ok::<_, Infallible>(active.hold(response))
             }
         });
@@ -213,6 +240,11 @@ impl Front {
             () = activity.idle_for(self.config.idle_timeout) => tracing::debug!("idle connection"),
         }
     }
+}
+
+/// Bytes that are on their way belong to nobody any more.
+fn is_revoked(error: &BoxError) -> bool {
+    error.is::<Revoked>()
 }
 
 /// A connection that can be told to finish. (hyper-util's trait leaves out the one with upgrades.)

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::{idle::Activity, written};
 use underpass_core::Rejection;
@@ -25,6 +25,12 @@ use underpass_core::Rejection;
 const WHY: Rejection = Rejection::BadRequest(
     "its head is not as RFC 9112 has it; look for a space in the target (write %20), a space before a header's colon, a header \
      folded over two lines, a control character, or a version of HTTP other than 1.0 and 1.1",
+);
+
+/// For the preface of HTTP/2, to which hyper says nothing. The protocol that TLS has agreed on is the connection's (RFC 7301, section 3.2), so
+/// that HTTP/1.1 is the one to answer in.
+const HTTP2: Rejection = Rejection::BadRequest(
+    "the connection is for HTTP/1.1, as TLS has agreed on, and the client speaks HTTP/2: let it offer h2 in its TLS handshake (ALPN)",
 );
 
 /// A connection over HTTP/1.1 on which hyper's own answers get a body.
@@ -36,6 +42,8 @@ pub(super) struct Explained<I> {
     flushed: Option<u64>,
     /// The rest of the answer in the place of hyper's.
     answer: Bytes,
+    /// hyper has ended it.
+    ended: bool,
 }
 
 impl<I> Explained<I> {
@@ -48,6 +56,7 @@ impl<I> Explained<I> {
             activity,
             upgraded,
             answer: Bytes::new(),
+            ended: false,
         }
     }
 
@@ -80,6 +89,15 @@ fn why(bytes: &[u8]) -> Option<Rejection> {
 }
 
 impl<I: AsyncWrite + Unpin> Explained<I> {
+    /// Answers a client that speaks HTTP/2, which hyper has dropped the connection for without an end of it.
+    pub(super) async fn refuse_http2(mut self) -> io::Result<()> {
+        if self.ended || !self.answer.is_empty() {
+            return Ok(());
+        }
+        self.answer = written::refusal(&HTTP2, false).into();
+        self.shutdown().await
+    }
+
     /// Writes what is left of the answer.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.answer.is_empty() {
@@ -136,6 +154,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Explained<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended = true;
         ready!(self.poll_answer(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }

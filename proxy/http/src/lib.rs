@@ -1,5 +1,6 @@
 //! HTTP exchanges, as both halves of the impersonating proxy treat them.
 //!
+//! - [`broken_off`]: an answer that breaks off arrives as far as it came.
 //! - [`call`]: one parse of a request, for the decision about it and for the forwarded request (security rule 26).
 //! - [`headers`]: removes headers that must not cross the proxy, in either direction (rules 3, 4, 20).
 //! - [`impersonate`]: an identity, as the headers that kube-apiserver reads.
@@ -10,6 +11,7 @@
 //!
 //! Nothing here knows the origin of a stream, or the policy.
 
+pub mod broken_off;
 pub mod call;
 pub mod exchange;
 pub mod headers;

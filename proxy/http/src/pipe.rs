@@ -68,13 +68,15 @@ pub async fn run(client: OnUpgrade, upstream: OnUpgrade, meter: &Meter) -> Resul
 /// Closes a stream whose request asked for an upgrade and was answered otherwise. For any answer, hyper hands such a stream
 /// over and leaves its end to us. In a tunnel, to drop it would be a reset, which may overtake the answer.
 pub async fn close(stream: OnUpgrade) {
-    let closing = async {
-        if let Ok(stream) = stream.await {
-            // Nothing is lost by it that was not lost already.
-            let _ = TokioIo::new(stream).shutdown().await;
-        }
-    };
-    let _ = tokio::time::timeout(SHUTDOWN_GRACE, closing).await;
+    if let Ok(Ok(stream)) = tokio::time::timeout(SHUTDOWN_GRACE, stream).await {
+        finish(TokioIo::new(stream)).await;
+    }
+}
+
+/// Ends a stream cleanly, within a grace period.
+pub async fn finish(mut stream: impl AsyncWrite + Unpin) {
+    // Nothing is lost by an error that was not lost already.
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, stream.shutdown()).await;
 }
 
 async fn relay(client: Upgraded, upstream: Upgraded, meter: &Meter) -> io::Result<()> {

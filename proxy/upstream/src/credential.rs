@@ -33,6 +33,9 @@ pub enum CredentialError {
     /// A token file is empty, too large, or holds no token.
     #[error("the token file {0:?} holds no token")]
     NoToken(PathBuf),
+    /// A token file has not had a token so far.
+    #[error("there is no token yet")]
+    NoTokenYet(#[source] Arc<CredentialError>),
     /// Two that exclude each other.
     #[error("the configuration has {0} and {1}, of which only one can be used: remove the other")]
     Several(&'static str, &'static str),
@@ -121,7 +124,7 @@ impl Credential {
         let header = token.map(|token| bearer(token).ok_or(CredentialError::Characters("token")));
         let header = header.transpose()?;
         match (file, header) {
-            (Some(path), header) => return TokenFile::open(path.into(), header).map(Self::File),
+            (Some(path), header) => return Ok(Self::File(TokenFile::open(path.into(), header))),
             (None, Some(header)) => return Ok(Self::Fixed(header)),
             (None, None) => {}
         }
@@ -149,9 +152,13 @@ impl Credential {
         Self::Exec(Arc::new(exec::Plugin::new(program)))
     }
 
-    /// It is the operator's plugin, so that the first run tells whether the configuration can be used.
+    /// It is the operator's plugin, or a file, so that its first credential tells whether the configuration can be used.
     pub(super) fn is_to_be_tried(&self) -> bool {
-        matches!(self, Self::Exec(plugin) if plugin.program().chosen_by() == ChosenBy::Operator)
+        match self {
+            Self::Exec(plugin) => plugin.program().chosen_by() == ChosenBy::Operator,
+            Self::File(_) => true,
+            Self::None | Self::Fixed(_) => false,
+        }
     }
 
     /// The API server does not accept the credential.
@@ -171,7 +178,7 @@ impl Credential {
         let header = match self {
             Self::None => None,
             Self::Fixed(header) => Some(header.clone()),
-            Self::File(file) => Some(file.header().await),
+            Self::File(file) => Some(file.header().await.map_err(CredentialError::NoTokenYet)?),
             Self::Exec(plugin) => {
                 let issued = plugin.issued().await.map_err(CredentialError::Exec)?;
                 return Ok(Proof {

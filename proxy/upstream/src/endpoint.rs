@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use underpass_dial::{ADDRESS_DELAY, Resolve, ServerAddress, SystemResolver, staggered};
+use underpass_dial::{ADDRESS_DELAY, Resolve, ServerAddress, SystemResolver, UsedUp, staggered};
 use underpass_http_proxy::{ProxyDialer, ProxyError};
 
 use super::{
@@ -64,6 +64,19 @@ pub enum ConnectError {
 impl ConnectError {
     /// The reason for the caller, without addresses or details of the certificate.
     pub(super) fn rejection(&self) -> Rejection {
+        match self.used_up() {
+            Some(UsedUp::Ports) => {
+                return Rejection::ApiServerUnreachable(
+                    "on the machine that connects to it no local port is left, or no address to connect from",
+                );
+            }
+            Some(UsedUp::Files) => {
+                return Rejection::ApiServerUnreachable(
+                    "on the machine that connects to it no open file is left",
+                );
+            }
+            None => {}
+        }
         match self {
             Self::Tcp { .. } => Rejection::ApiServerUnreachable("cannot connect"),
             Self::ProxyTcp { .. } => {
@@ -76,6 +89,16 @@ impl ConnectError {
             Self::Closed => Rejection::ApiServerUnreachable("it closed the connection"),
             Self::Timeout => Rejection::Timeout("a connection to the API server"),
             Self::Http(_) => Rejection::ApiServerUnreachable("it does not speak HTTP"),
+        }
+    }
+}
+
+impl ConnectError {
+    /// The resource of this machine that there is no connection for want of.
+    fn used_up(&self) -> Option<UsedUp> {
+        match self {
+            Self::Tcp { source, .. } | Self::ProxyTcp { source, .. } => UsedUp::of(source),
+            _ => None,
         }
     }
 }
@@ -431,6 +454,29 @@ mod tests {
         let mut endpoint = endpoint(url);
         endpoint.resolver = Arc::new(Addresses(addresses));
         endpoint.connect(Offer::Both).await
+    }
+
+    #[test]
+    fn a_caller_hears_of_what_the_agents_machine_lacks_and_of_no_address() {
+        for (errno, what) in [
+            (rustix::io::Errno::ADDRNOTAVAIL, "no local port is left"),
+            (rustix::io::Errno::MFILE, "no open file is left"),
+        ] {
+            let address = || "10.0.0.1:6443".to_owned();
+            for error in [
+                ConnectError::Tcp {
+                    address: address(),
+                    source: errno.into(),
+                },
+                ConnectError::ProxyTcp {
+                    address: address(),
+                    source: errno.into(),
+                },
+            ] {
+                let told = error.rejection().to_string();
+                assert!(told.contains(what) && !told.contains("10.0.0.1"), "{told}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -73,8 +73,8 @@ impl Generation {
         })
     }
 
-    /// Runs a plugin of the operator's once, to see whether it gives a credential.
-    pub(super) async fn try_plugin(&self) -> Result<(), ApiServerError> {
+    /// Sees whether there is a credential: a plugin of the operator's is run.
+    pub(super) async fn try_credential(&self) -> Result<(), ApiServerError> {
         if self.credential.is_to_be_tried() {
             let header = self.header().await;
             header.map_err(ApiServerError::Credential)?;

@@ -104,8 +104,9 @@ pub enum ApiServerError {
 }
 
 impl ApiServer {
-    /// Prepares for the API server of `config` (from a kubeconfig, or [`kube::Config::incluster`]). Nothing is
-    /// dialled; a credential plugin runs once, for [`limits::EXEC_TIME`](underpass_core::limits::EXEC_TIME) at the most.
+    /// Prepares for the API server of `config` (from a kubeconfig, or [`kube::Config::incluster`]). Nothing is dialled, and no
+    /// credential plugin is run: one that fails, or a token file that has no token yet, may have one later, and callers are told of it
+    /// ([`try_credential`](Self::try_credential) tells at once).
     ///
     /// The credential stays fresh, as [`from_source`](Self::from_source) says.
     ///
@@ -118,7 +119,7 @@ impl ApiServer {
         Self::with_plugin(config, options, None).await
     }
 
-    /// The same, with the token of a plugin in place of the configuration's. The plugin is run when it is needed.
+    /// The same, with the token of a plugin in place of the configuration's.
     ///
     /// # Errors
     /// The fault of the configuration.
@@ -157,6 +158,18 @@ impl ApiServer {
             plugin: None,
         })
         .await
+    }
+
+    /// Sees whether there is a credential now: a plugin of the configuration is run, and has
+    /// [`limits::EXEC_TIME`](underpass_core::limits::EXEC_TIME).
+    ///
+    /// # Errors
+    /// There is none.
+    ///
+    /// # Cancel safety
+    /// May be dropped. A plugin that runs goes on until this is dropped too.
+    pub async fn try_credential(&self) -> Result<(), ApiServerError> {
+        self.reload.current().try_credential().await
     }
 
     async fn start(reader: Reader) -> Result<Self, ApiServerError> {

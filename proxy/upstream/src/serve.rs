@@ -20,6 +20,7 @@ use underpass_core::{
     limits,
 };
 use underpass_http::{
+    broken_off,
     call::{Asked, Call},
     exchange::{self, Answered, Exchange, ExchangeError},
     headers::{self, Hop},
@@ -127,6 +128,7 @@ impl ApiServer {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let left = Mutex::new(Left::default());
+        let (sender, io) = broken_off::Sender::new(io);
         let service = service_fn(async |mut request: Request<Incoming>| {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
@@ -137,15 +139,22 @@ impl ApiServer {
                 draining,
             };
             let answered = generation.answer(request, caller, &left).await;
-            Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
+            let response = answered.unwrap_or_else(|rejection| match discovery {
                 true => rejection.to_discovery_response(),
                 false => rejection.to_response(),
-            }))
+            });
+            Ok::<_, Infallible>(sender.answer(response, true, |_| false))
         });
         let serving = server()
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        serving.await.map_err(ServeStreamError::Stream)?;
+        if let Err(error) = serving.await {
+            if let Some(io) = sender.broken_off() {
+                // A reset would overtake what came. The server's half knows by HTTP that the answer has no end.
+                pipe::finish(io).await;
+            }
+            return Err(ServeStreamError::Stream(error));
+        }
         let left = left
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);

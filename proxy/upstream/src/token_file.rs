@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use http::HeaderValue;
@@ -24,7 +25,8 @@ pub(super) struct TokenFile {
 }
 
 struct Last {
-    header: HeaderValue,
+    /// Why there was none, where there never was one.
+    header: Result<HeaderValue, Arc<CredentialError>>,
     at: Moment,
     /// The API server does not accept it.
     refused: bool,
@@ -33,17 +35,18 @@ struct Last {
 }
 
 impl TokenFile {
-    /// Reads the file, or takes the other token where it cannot be read. Blocks.
-    pub(super) fn open(path: PathBuf, other: Option<HeaderValue>) -> Result<Self, CredentialError> {
+    /// Reads the file, or takes the other token where it cannot be read. Without either there is no token until something writes one there.
+    /// Blocks.
+    pub(super) fn open(path: PathBuf, other: Option<HeaderValue>) -> Self {
         let header = match (read(&path), other) {
             (Err(error), Some(other)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "using the configuration's own token"
                 );
-                other
+                Ok(other)
             }
-            (read, _) => read?,
+            (read, _) => read.map_err(Arc::new),
         };
         let last = Last {
             header,
@@ -51,10 +54,10 @@ impl TokenFile {
             refused: false,
             reading: None,
         };
-        Ok(Self {
+        Self {
             path,
             last: tokio::sync::Mutex::new(last),
-        })
+        }
     }
 
     /// The next request reads it again.
@@ -64,11 +67,14 @@ impl TokenFile {
 
     /// The token as it is now. Waits [`limits::FILE_TIME`] at the most, and gives the last one then.
     ///
+    /// # Errors
+    /// There never was one.
+    ///
     /// # Cancel safety
     /// May be dropped: another request goes on with what it waited for.
-    pub(super) async fn header(&self) -> HeaderValue {
+    pub(super) async fn header(&self) -> Result<HeaderValue, Arc<CredentialError>> {
         let mut last = self.last.lock().await;
-        let age = match last.refused {
+        let age = match last.refused || last.header.is_err() {
             true => limits::RELOAD_PAUSE,
             false => limits::TOKEN_FILE_AGE,
         };
@@ -91,7 +97,8 @@ impl TokenFile {
         };
         (last.reading, last.refused) = (None, false);
         match read {
-            Ok(Ok(fresh)) => last.header = fresh,
+            Ok(Ok(fresh)) => last.header = Ok(fresh),
+            Ok(Err(error)) if last.header.is_err() => last.header = Err(Arc::new(error)),
             // The last token is kept (k/k#68164): the file may be away for a moment, and if the token has expired,
             // the API server will say so.
             Ok(Err(error)) => {
@@ -138,27 +145,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "first\n").unwrap();
-        let file = TokenFile::open(path.clone(), None).unwrap();
-        assert_eq!(file.header().await, "Bearer first");
+        let file = TokenFile::open(path.clone(), None);
+        assert_eq!(file.header().await.unwrap(), "Bearer first");
 
         fs::write(&path, "second").unwrap();
         assert_eq!(
-            file.header().await,
+            file.header().await.unwrap(),
             "Bearer first",
             "not read for every request"
         );
         pass(limits::TOKEN_FILE_AGE).await;
-        assert_eq!(file.header().await, "Bearer second");
+        assert_eq!(file.header().await.unwrap(), "Bearer second");
 
         fs::write(&path, "third").unwrap();
         file.refused().await;
         pass(limits::RELOAD_PAUSE).await;
-        let header = file.header().await;
+        let header = file.header().await.unwrap();
         assert_eq!(header, "Bearer third", "read again after a 401");
 
         fs::remove_file(&path).unwrap();
         pass(limits::TOKEN_FILE_AGE).await;
-        assert_eq!(file.header().await, "Bearer third", "the last one is kept");
+        assert_eq!(
+            file.header().await.unwrap(),
+            "Bearer third",
+            "the last one is kept"
+        );
     }
 
     #[tokio::test]
@@ -166,10 +177,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "first").unwrap();
-        let file = TokenFile::open(path.clone(), None).unwrap();
+        let file = TokenFile::open(path.clone(), None);
         fs::write(&path, "second").unwrap();
         sleep(limits::TOKEN_FILE_AGE);
-        assert_eq!(file.header().await, "Bearer second");
+        assert_eq!(file.header().await.unwrap(), "Bearer second");
     }
 
     #[tokio::test]
@@ -177,28 +188,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         let other = HeaderValue::from_static("Bearer other");
-        let file = TokenFile::open(path.clone(), Some(other)).unwrap();
-        assert_eq!(file.header().await, "Bearer other");
+        let file = TokenFile::open(path.clone(), Some(other));
+        assert_eq!(file.header().await.unwrap(), "Bearer other");
         fs::write(&path, "file").unwrap();
         pass(limits::TOKEN_FILE_AGE).await;
-        assert_eq!(file.header().await, "Bearer file");
+        assert_eq!(file.header().await.unwrap(), "Bearer file");
     }
 
-    #[test]
-    fn an_unusable_file_is_named() {
+    #[tokio::test]
+    async fn a_file_without_a_token_is_named_until_it_has_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        assert!(matches!(
-            TokenFile::open(path.clone(), None),
-            Err(CredentialError::File { .. })
-        ));
+        let file = TokenFile::open(path.clone(), None);
+        let missing = file.header().await.unwrap_err();
+        assert!(matches!(*missing, CredentialError::File { .. }));
         for bad in ["", "\n", "a\nb"] {
             fs::write(&path, bad).unwrap();
-            assert!(matches!(
-                TokenFile::open(path.clone(), None),
-                Err(CredentialError::NoToken(_))
-            ));
+            pass(limits::RELOAD_PAUSE).await;
+            let none = file.header().await.unwrap_err();
+            assert!(matches!(*none, CredentialError::NoToken(_)));
         }
+        fs::write(&path, "late").unwrap();
+        pass(limits::RELOAD_PAUSE).await;
+        assert_eq!(file.header().await.unwrap(), "Bearer late");
     }
 
     #[test]
@@ -211,7 +223,7 @@ mod tests {
             .max_blocking_threads(2)
             .build()
             .unwrap();
-        let file = TokenFile::open(path.clone(), None).unwrap();
+        let file = TokenFile::open(path.clone(), None);
         fs::remove_file(&path).unwrap();
         fifo(&path);
         runtime.block_on(async {
@@ -224,11 +236,15 @@ mod tests {
             // The other thread is free.
             tokio::task::spawn_blocking(|| ()).await.unwrap();
             let (header, ()) = tokio::join!(file.header(), pass(limits::FILE_TIME));
-            assert_eq!(header, "Bearer first", "the last one is kept");
-            assert_eq!(file.header().await, "Bearer first", "and nobody waits");
+            assert_eq!(header.unwrap(), "Bearer first", "the last one is kept");
+            assert_eq!(
+                file.header().await.unwrap(),
+                "Bearer first",
+                "and nobody waits"
+            );
             fs::write(&path, "second").unwrap();
             pass(limits::TOKEN_FILE_AGE).await;
-            assert_eq!(file.header().await, "Bearer second");
+            assert_eq!(file.header().await.unwrap(), "Bearer second");
         });
     }
 }

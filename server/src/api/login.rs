@@ -297,7 +297,9 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
 
 fn not_checked(error: &AuthenticateError) -> Problem {
     match error {
-        AuthenticateError::Rejected(CredentialError::ForeignOrigin) => foreign_origin(),
+        AuthenticateError::Rejected(
+            CredentialError::ForeignOrigin | CredentialError::Identity(_),
+        ) => Problem::from(&Rejection::from(error)),
         AuthenticateError::Rejected(_) | AuthenticateError::Certificate { .. } => unauthorized(),
         AuthenticateError::Busy => busy(),
         AuthenticateError::Wait(wait) => {

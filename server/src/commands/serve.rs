@@ -1,8 +1,7 @@
 //! `underpass-server serve`
 
 use std::io::IsTerminal;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -14,7 +13,6 @@ use underpass_https::Proxy;
 use underpass_terminal::Lines;
 use underpass_tunnel::describe_metrics;
 
-use crate::audit;
 use crate::cli::{LogFormat, Serve};
 use crate::limits;
 use crate::server::{Server, ServerConfig};
@@ -27,11 +25,14 @@ pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
         .enable_all()
         .thread_keep_alive(process::BLOCKING_THREAD_IDLE)
         .build()?;
-    runtime.block_on(async {
+    let data = data.to_owned();
+    let ended = runtime.block_on(async {
         let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
-        let (drain, audit) = (options.drain, options.audit.clone());
-        serve(config(data, options)?, drain, audit).await
-    })
+        serve(data, options).await
+    });
+    // A file system that hangs, or a pipe in the place of a file, keeps no process.
+    runtime.shutdown_timeout(process::LAST_TASKS);
+    ended
 }
 
 pub(crate) fn start_logging(filter: &str, format: LogFormat) {
@@ -102,9 +103,22 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
     })
 }
 
-async fn serve(config: ServerConfig, drain: Duration, audit: audit::Options) -> Result<()> {
+async fn serve(data: PathBuf, options: Serve) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let mut server = Server::start_audited(config, &audit).await?;
+    let (drain, audit) = (options.drain, options.audit.clone());
+    let audited = audit.clone();
+    // In a task, since it reads files, which may take long: a signal is heard meanwhile.
+    let starting = tokio::spawn(async move {
+        let config = config(&data, options)?;
+        anyhow::Ok(Server::start_audited(config, &audited).await?)
+    });
+    let mut server = tokio::select! {
+        started = starting => started.context("the start was given up")??,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before it had started");
+            return Ok(());
+        }
+    };
     let signal = loop {
         tokio::select! {
             asked = signals.next() => match asked {

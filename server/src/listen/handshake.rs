@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use underpass_core::Peer;
-use underpass_gateway::{Metered, Standing, refuse_plain_http};
+use underpass_gateway::{Metered, Standing, refuse_plain_http, refuse_plain_http2};
 
 use super::not_tls::Speaks;
 use crate::limits;
@@ -84,10 +84,12 @@ impl Handshakes {
             let client = peer.address();
             tracing::warn!(%client, "a connection without TLS is refused: {speaks}");
         }
-        if let Speaks::Http { head } = speaks {
-            let refused = refuse_plain_http(tcp, standing.clone(), head).await;
-            refused.context("the client did not take the answer")?;
-        }
+        let refused = match speaks {
+            Speaks::Http { head } => refuse_plain_http(tcp, standing.clone(), head).await,
+            Speaks::Http2 => refuse_plain_http2(tcp, standing.clone()).await,
+            Speaks::Ssh | Speaks::ProxyProtocol | Speaks::SomethingElse => Ok(()),
+        };
+        refused.context("the client did not take the answer")?;
         bail!("no TLS: {speaks}")
     }
 }

@@ -346,3 +346,43 @@ async fn an_agent_outside_of_a_pod_is_told_of_kubeconfig() {
     .await;
     assert!(said.contains("give --kubeconfig"), "{said}");
 }
+
+/// Reading it waits until something writes.
+#[tokio::test]
+async fn a_server_stops_while_it_reads_a_pipe_at_its_start() {
+    use rustix::{fs, process};
+
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    fs::mkfifoat(fs::CWD, &pipe, fs::Mode::RUSR | fs::Mode::WUSR).unwrap();
+    let mut child = Command::new(PROGRAMS.server())
+        .env_clear()
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--authentication"])
+        .arg(&pipe)
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let id = child.id().unwrap();
+    let signal = process::Signal::TERM;
+    // The last signal that is caught at the start: from then on SIGTERM is heard.
+    let last = process::Signal::XFSZ;
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        caught & (1 << (last.as_raw() - 1)) != 0
+    };
+    let ended = async {
+        while !caught() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let pid = process::Pid::from_raw(id.cast_signed()).unwrap();
+        process::kill_process(pid, signal).unwrap();
+        child.wait().await.unwrap()
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+    assert!(ended.expect("it ends").success());
+}

@@ -11,6 +11,7 @@ mod resolve;
 mod staggered;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod used_up;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use crate::keepalive::{KEEPALIVE_TIME, keep_alive};
 pub use crate::order::interleaved;
 pub use crate::resolve::{Resolve, SystemResolver};
 pub use crate::staggered::staggered;
+pub use crate::used_up::UsedUp;
 
 /// Addresses of one name that are tried: a name that has hundreds would keep an attempt, and the sockets
 /// that it tries side by side, going for minutes.

@@ -68,7 +68,11 @@ pub(super) enum ApiError {
 
 impl From<ApiError> for AuthenticateError {
     fn from(error: ApiError) -> Self {
-        Self::unavailable(error)
+        match error {
+            // The next attempt finds as many.
+            ApiError::TooManyPages => CredentialError::Identity(error.to_string()).into(),
+            error => Self::unavailable(error),
+        }
     }
 }
 

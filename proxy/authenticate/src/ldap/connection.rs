@@ -67,6 +67,17 @@ pub(super) enum LdapFailure {
     TooManyGroups,
 }
 
+impl LdapFailure {
+    /// The failure in words, where there is too much about one user: another attempt finds as much.
+    pub(super) fn too_much(&self) -> Option<String> {
+        match self {
+            Self::TooManyValues(_) | Self::TooManyGroups => Some(self.to_string()),
+            Self::Search(error @ ExchangeError::TooMuch(_)) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+}
+
 /// The outcome of a search for one entry by its distinguished name.
 #[derive(Debug)]
 pub(super) enum Entry {

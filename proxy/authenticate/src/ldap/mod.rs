@@ -112,10 +112,16 @@ impl Lookup for Directory {
         };
         let name = self.name(login.user()).ok_or(CredentialError::Malformed)?;
         let budget = Budget::new();
-        let found = self
-            .find(name, &budget)
-            .await
-            .map_err(AuthenticateError::unavailable)?;
+        let found = match self.find(name, &budget).await {
+            Ok(found) => found,
+            Err(failure) => {
+                let why = failure.too_much();
+                let why = why.ok_or_else(|| AuthenticateError::unavailable(failure))?;
+                // A guesser is not to know that there is such a user.
+                self.bind_as_nobody(name, login, client).await?;
+                return Err(CredentialError::Entry(why).into());
+            }
+        };
         let mut found = found.into_iter();
         let user = match (found.next(), found.next()) {
             (Some(user), None) => user,
@@ -216,7 +222,10 @@ impl Directory {
                     budget,
                 )
                 .await;
-                found.map_err(AuthenticateError::unavailable)?
+                found.map_err(|failure| match failure.too_much() {
+                    Some(why) => CredentialError::Identity(why).into(),
+                    None => AuthenticateError::unavailable(failure),
+                })?
             }
         };
         let uid = config.uid_attribute.as_ref().map(|attribute| {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use http::StatusCode;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -17,7 +18,7 @@ use underpass_authenticate::{
     AuthenticateError, Bind, Chain, CredentialError, GroupMembership, GroupSearch, Ldap,
     LdapConfig, Password, RemoteOptions, Roots, Step, Unowned, UserSearch,
 };
-use underpass_core::{AuthenticationMethod, limits};
+use underpass_core::{AuthenticationMethod, Rejection, limits};
 use underpass_testenv::testing::providers::{Directory, SEARCHER};
 use zeroize::Zeroizing;
 
@@ -520,8 +521,13 @@ async fn a_name_cannot_become_a_filter() {
 async fn rule_11_a_flood_of_groups_is_refused() {
     let directory = Directory::with_flood(limits::GROUPS + 1).await;
     let ldap = ldap(config(&directory));
-    let said = unavailable(basic(&ldap, "bob", "bob-secret").await);
-    assert!(said.contains("more than 4096 groups"), "{said}");
+    // No retry helps: the answer is no 503, and tells bob, whose password is right, the reason.
+    let error = basic(&ldap, "bob", "bob-secret").await.unwrap_err();
+    let told = Rejection::from(&error);
+    assert_eq!(told.code(), StatusCode::FORBIDDEN);
+    assert!(told.to_string().contains("more than 4096 groups"), "{told}");
+    let refused = rejection(basic(&ldap, "bob", "wrong").await);
+    assert_eq!(refused, CredentialError::WrongPassword);
     identity(basic(&ldap, "alice", "alice-secret").await);
 }
 

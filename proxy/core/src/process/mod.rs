@@ -7,5 +7,5 @@ mod threads;
 pub use self::{
     files::raise_open_files,
     signals::{Asked, Signals},
-    threads::{BLOCKING_THREAD_IDLE, can_have_threads, keep_blocking_thread},
+    threads::{BLOCKING_THREAD_IDLE, LAST_TASKS, can_have_threads, keep_blocking_thread},
 };

@@ -11,6 +11,10 @@ use std::time::Duration;
 /// hundred KiB.
 pub const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(600);
 
+/// How long the end of a process waits for tasks that are dropped, and for blocking work that was begun (`shutdown_timeout` of the
+/// runtime). Reading a pipe, or a file of a file system that hangs, may take for ever.
+pub const LAST_TASKS: Duration = Duration::from_millis(500);
+
 /// Can the process have a thread now? Before a runtime is built, which would panic.
 ///
 /// # Errors

@@ -62,6 +62,24 @@ async fn a_head_that_cannot_be_read_gets_a_status() {
     }
 }
 
+/// hyper says nothing to it.
+#[tokio::test]
+async fn the_preface_of_http2_gets_a_status() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &str = "\0\0\0\u{4}\0\0\0\0\0";
+    for before in ["", PAGE, REFUSED] {
+        for behind in ["", SETTINGS] {
+            let came = answers(&[before, PREFACE, behind].concat()).await;
+            let last = came.rfind("HTTP/1.1 400 ").unwrap();
+            let (code, message) = status(&came[last..]);
+            assert_eq!(code, 400);
+            assert!(message.contains("ALPN"), "{message}");
+            let answers = came.matches("HTTP/1.1 ").count();
+            assert_eq!(answers, 1 + usize::from(!before.is_empty()), "{came}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_head_that_is_too_large_gets_a_status() {
     let line = "x".repeat(60 * 1024);

@@ -60,6 +60,36 @@ async fn an_early_answer_over_http_1_1_arrives() {
     assert_arrives(&api).await;
 }
 
+/// RFC 9112, section 9.6: a server that is about to close a connection says so in its last answer.
+#[tokio::test]
+async fn an_answer_before_the_end_of_its_request_says_that_it_is_the_last() {
+    let api = Api::start(crate::api::ok).await;
+    let world = World::new(&api).await;
+    let unknown = |lines: &str| {
+        let head = world.head("PUT", PATH, lines);
+        head.replace(&world.alice, "underpass_unknown")
+    };
+    for (lines, body) in [
+        ("Content-Length: 5\r\n", "x"),
+        ("Content-Length: 5\r\nExpect: 100-continue\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n"),
+        ("Transfer-Encoding: chunked\r\n", "zz\r\n"),
+    ] {
+        let answer = world.raw(&(unknown(lines) + body)).await;
+        assert_eq!(code(&answer), 401, "{lines:?}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+    // One that has come is read, and the connection has another request.
+    let small = unknown("Content-Length: 5\r\n") + "hello";
+    let chunked = unknown("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n";
+    let last = world.head("GET", PATH, "Connection: close\r\n");
+    let answers = world.raw(&[small, chunked, last].concat()).await;
+    let codes = answers.matches("HTTP/1.1 401 ").count();
+    assert_eq!(codes, 2, "{answers}");
+    assert!(answers.ends_with("ok"), "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
+}
+
 #[tokio::test]
 async fn an_early_answer_over_http_2_arrives() {
     let api = Api::start(|_| async {

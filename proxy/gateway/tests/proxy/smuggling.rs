@@ -66,6 +66,20 @@ async fn rule_3_a_body_that_is_not_framed_is_its_senders_fault() {
         let (_, answer) = attack(request).await;
         assert_eq!(code(&answer), 400, "{body:?}: {answer}");
         assert!(answer.contains("its body breaks off"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+}
+
+/// The parser takes it for a host.
+#[tokio::test]
+async fn a_target_without_a_slash_is_said_to_be_no_path() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    for target in ["version", "example.org:443"] {
+        let head = world.head("GET", "", "");
+        let answer = world.raw(&head.replace("/k8s/clusters/c", target)).await;
+        assert_eq!(code(&answer), 400, "{answer}");
+        assert!(answer.contains("its target is no path"), "{answer}");
     }
 }
 

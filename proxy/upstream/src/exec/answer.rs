@@ -11,13 +11,20 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{ExecError, program::FORMS};
+use super::ExecError;
 use crate::{
     clock::{self, Moment},
     credential::bearer,
     tls,
 };
 use underpass_core::limits;
+
+/// The forms that there have been. An error repeats no other text of a plugin's.
+const KNOWN: [&str; 3] = [
+    "client.authentication.k8s.io/v1",
+    "client.authentication.k8s.io/v1beta1",
+    "client.authentication.k8s.io/v1alpha1",
+];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,13 +67,21 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// Reads an answer. It is JSON, or YAML, as client-go has it.
-pub(super) fn understand(printed: &[u8]) -> Result<Issued, ExecError> {
+/// Reads an answer in one of these forms. It is JSON, or YAML, as client-go has it, and may begin with a byte order mark: client-go's
+/// reader of YAML passes over one.
+pub(super) fn understand(
+    printed: &[u8],
+    forms: &'static [&'static str],
+) -> Result<Issued, ExecError> {
     // The parser's errors quote the text.
     let answer: ExecCredential =
         serde_saphyr::from_slice(printed).map_err(|_| ExecError::Malformed)?;
-    if answer.kind != "ExecCredential" || !FORMS.contains(&answer.api_version.as_str()) {
-        return Err(ExecError::Malformed);
+    let given = KNOWN.into_iter().find(|known| *known == answer.api_version);
+    let given = given.filter(|_| answer.kind == "ExecCredential");
+    let given = given.ok_or(ExecError::Malformed)?;
+    if !forms.contains(&given) {
+        let asked = forms.join(" or ");
+        return Err(ExecError::Version { asked, given });
     }
     let status = answer.status.ok_or(ExecError::Nothing)?;
     let token = status.token.filter(|token| !token.is_empty());

@@ -58,6 +58,17 @@ pub enum ExecError {
         "the exec plugin printed no ExecCredential of v1 or v1beta1; run it by hand to see why"
     )]
     Malformed,
+    /// An `ExecCredential` of another version than the kubeconfig asks for. client-go refuses it as well.
+    #[error(
+        "the exec plugin answered in {given}, and was asked for {asked}: change the apiVersion of the kubeconfig's exec, or the \
+         plugin's configuration"
+    )]
+    Version {
+        /// The kubeconfig's.
+        asked: String,
+        /// The plugin's.
+        given: &'static str,
+    },
     /// It gave something else, or a token that no header can hold.
     #[error("the exec plugin gave neither a token nor a client certificate with its key")]
     Nothing,

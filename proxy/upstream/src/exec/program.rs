@@ -15,7 +15,7 @@ use underpass_core::Exec;
 const INFO_BYTES: usize = 96 * 1024;
 
 /// The forms of questions and answers, which mean the same to us.
-pub(super) const FORMS: [&str; 2] = [
+pub(super) static FORMS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
     "client.authentication.k8s.io/v1beta1",
 ];
@@ -53,6 +53,8 @@ pub(crate) struct Program {
     pub(super) env: BTreeMap<String, Zeroizing<String>>,
     /// `KUBERNETES_EXEC_INFO`.
     pub(super) info: String,
+    /// The forms that its answer may have: a kubeconfig asks for one, and the directory for none.
+    pub(super) forms: &'static [&'static str],
     /// How to install it.
     pub(super) hint: Option<String>,
     pub(super) chosen_by: ChosenBy,
@@ -94,6 +96,7 @@ impl Program {
             args: exec.args,
             env: exec.env,
             info,
+            forms: &FORMS,
             hint: None,
             chosen_by: ChosenBy::Directory,
         }
@@ -104,9 +107,8 @@ impl Program {
         let command = exec.command.clone().filter(|command| !command.is_empty());
         let command = command.ok_or(ExecConfigError::Command)?;
         let version = exec.api_version.as_deref().unwrap_or_default();
-        if !FORMS.contains(&version) {
-            return Err(ExecConfigError::Version(version.to_owned()));
-        }
+        let forms = FORMS.chunks(1).find(|forms| forms.contains(&version));
+        let forms = forms.ok_or_else(|| ExecConfigError::Version(version.to_owned()))?;
         if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
             return Err(ExecConfigError::Interactive);
         }
@@ -126,6 +128,7 @@ impl Program {
             args: args.cloned().map(Zeroizing::new).collect(),
             env: env.collect(),
             info: question(version, &spec),
+            forms,
             hint: exec.install_hint.clone().filter(|hint| !hint.is_empty()),
             chosen_by: ChosenBy::Operator,
         })

@@ -54,7 +54,7 @@ pub(super) async fn run(program: &Program) -> Result<Issued, ExecError> {
     if !status.success() {
         return Err(ExecError::Failed(status));
     }
-    understand(&printed)
+    understand(&printed, program.forms)
 }
 
 fn not_started(program: &Program, error: io::Error) -> ExecError {

@@ -135,10 +135,43 @@ async fn one_of_the_directory_sees_nothing_of_the_environment() {
 
 #[tokio::test]
 async fn an_answer_may_be_yaml() {
-    let body = "printf 'apiVersion: client.authentication.k8s.io/v1beta1\\nkind: ExecCredential\\nstatus:\\n  \
+    let body = "printf 'apiVersion: client.authentication.k8s.io/v1\\nkind: ExecCredential\\nstatus:\\n  \
                 token: y\\n  expirationTimestamp: 2100-01-01T00:00:00Z\\n'";
     let script = Script::new(body);
     assert_eq!(header(&operators(&script)).await, "Bearer y");
+}
+
+/// client-go's reader of YAML passes over a byte order mark, and its reader of JSON leaves such a text to it.
+#[tokio::test]
+async fn an_answer_may_begin_with_a_byte_order_mark() {
+    let body = format!("printf '\\357\\273\\277'; {}", answer(r#"{"token":"b"}"#));
+    let script = Script::new(&body);
+    assert_eq!(header(&operators(&script)).await, "Bearer b");
+}
+
+/// client-go: "exec plugin is configured to use API version …, plugin returned version …".
+#[tokio::test]
+async fn an_answer_in_another_version_than_the_kubeconfigs_is_refused_by_name() {
+    for version in ["v1beta1", "v1alpha1"] {
+        let body =
+            answer(r#"{"token":"hunter2"}"#).replace("k8s.io/v1", &format!("k8s.io/{version}"));
+        let script = Script::new(&body);
+        let error = operators(&script).issued().await.unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.contains(&format!("client.authentication.k8s.io/{version}, ")),
+            "{told}"
+        );
+        assert!(
+            told.contains("asked for client.authentication.k8s.io/v1:"),
+            "{told}"
+        );
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+    // The directory asks for no version, and cannot be changed to ask for another.
+    let body = answer(r#"{"token":"t"}"#).replace("k8s.io/v1", "k8s.io/v1beta1");
+    let script = Script::new(&body);
+    assert_eq!(header(&plugin(&script, &[], &[])).await, "Bearer t");
 }
 
 #[tokio::test]

@@ -64,15 +64,12 @@ struct Read {
 const READINGS: usize = 2;
 
 impl Reader {
-    /// Reads, and has a plugin give a credential before the reading is used.
     async fn read(self: Arc<Self>, last: Option<Arc<Generation>>) -> Result<Read, ApiServerError> {
         let reading = tokio::task::spawn_blocking(move || self.read_files(last.as_deref()));
-        let read = reading.await.map_err(ApiServerError::Read)??;
-        read.generation.try_plugin().await?;
-        Ok(read)
+        reading.await.map_err(ApiServerError::Read)?
     }
 
-    /// The same, where a file has changed.
+    /// Reads where a file has changed, and has a plugin give a credential before the reading is used in the place of the last.
     async fn read_again(
         self: Arc<Self>,
         last: Arc<Generation>,
@@ -82,7 +79,9 @@ impl Reader {
         if looking.await.map_err(ApiServerError::Read)? {
             return Ok(None);
         }
-        self.read(Some(last)).await.map(Some)
+        let read = self.read(Some(last)).await?;
+        read.generation.try_credential().await?;
+        Ok(Some(read))
     }
 
     /// Blocks. Files that change while they are read are read once more.
@@ -155,7 +154,7 @@ impl Reload {
         })
     }
 
-    fn current(&self) -> Arc<Generation> {
+    pub(super) fn current(&self) -> Arc<Generation> {
         let current = self.current.lock();
         Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
     }

@@ -105,12 +105,14 @@ async fn rule_11_a_plugins_output_and_input_are_in_no_error_and_no_log() {
         &answer(r#"{"clientCertificateData":"hunter2","clientKeyData":"hunter2"}"#),
     ] {
         let script = Script::new(body);
-        let error = try_start(Folder {
+        let started = try_start(Folder {
             config: with_plugin(&script),
             ca: None,
         })
         .await;
-        let error = error.unwrap_err();
+        let started = started.unwrap().now().await;
+        assert_eq!(script.runs().len(), 0, "not before it is needed");
+        let error = started.try_credential().await.unwrap_err();
         assert_eq!(script.runs().len(), 1, "once, and it has failed");
         assert!(!told(&error).contains("hunter2"), "{}", told(&error));
 
