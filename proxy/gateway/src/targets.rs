@@ -106,8 +106,8 @@ impl Front {
         record: &Record,
     ) -> Result<(Seat, BoxedIo), Rejection> {
         let seat = self.target_seat(location.cluster, caller).await?;
-        let stream = self.connect_target(location, target, caller, record);
-        Ok((seat, stream.await?))
+        let open = open(target, caller, StreamClass::Default, record)?;
+        Ok((seat, self.connect(location, &open).await?))
     }
 
     /// Waits for the seat of a stream.
@@ -119,17 +119,5 @@ impl Front {
         let kind = SeatKind::Stream;
         let seat = self.config.budgets.seat(caller.user(), cluster, kind);
         seat.await
-    }
-
-    /// Opens the stream of a caller who has a seat.
-    pub(super) async fn connect_target(
-        &self,
-        location: Location<'_>,
-        target: Target,
-        caller: &Identity,
-        record: &Record,
-    ) -> Result<BoxedIo, Rejection> {
-        let open = open(target, caller, StreamClass::Default, record)?;
-        self.connect(location, &open).await
     }
 }
