@@ -23,7 +23,7 @@ struct Streams {
     unasked: VecDeque<u32>,
 }
 
-/// What has come of a stream.
+/// The state of a stream.
 #[derive(Debug, Default)]
 struct Stream {
     reset: CancellationToken,
@@ -40,7 +40,7 @@ impl ClientEnds {
         if streams.unasked.len() >= limits::FOLLOWED_CONNECTS
             && let Some(oldest) = streams.unasked.pop_front()
         {
-            // One that was asked of is kept by who asked.
+            // A holder of its end keeps its state.
             streams.all.remove(&oldest);
         }
         let state = Stream {

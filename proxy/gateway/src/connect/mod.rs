@@ -61,7 +61,7 @@ impl Front {
         let mut record = Record::new(audit_log, id, peer, method, &asked, fields);
         let id_header = record.id_header();
         let is_connection = request.version() <= Version::HTTP_11;
-        // First of all: what comes of the stream meanwhile is known.
+        // Before anything is awaited: a reset and an end that come meanwhile are noted.
         let stream = Heads::stream(request.headers());
         let end = stream.map(|stream| connection.client_ends.of(stream));
         let client = hyper::upgrade::on(&mut request);

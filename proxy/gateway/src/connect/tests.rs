@@ -29,7 +29,7 @@ use underpass_core::{
     ConnectionInfo, Identity, Open, Protocol, Revocation,
 };
 
-/// Lets everybody in, and reads everything. What becomes of a stream is told.
+/// Lets everybody in, and reads everything. The end of a stream is noted.
 #[derive(Clone, Default)]
 struct Sink {
     /// The target's half ends at once.
