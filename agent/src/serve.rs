@@ -173,7 +173,13 @@ impl Sessions {
             tracing::warn!("stream to the API server refused: {reason}");
             return incoming.refuse(ResetCode::TargetUnreachable, reason);
         };
-        let stream = match incoming.accept().await {
+        let accepted = match role {
+            // The request came with the stream, and its answer takes the stream's along.
+            AgentRole::Cluster => incoming.accept_coalesced().await,
+            // The server asks a node for the stream first, and sends the request then.
+            AgentRole::Node => incoming.accept().await,
+        };
+        let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
         };

@@ -40,7 +40,8 @@ pub async fn serve_kube_api(incoming: IncomingStream, api_server: Arc<ApiServer>
         return;
     }
     let identity = incoming.header().clone();
-    if let Ok(stream) = incoming.accept().await {
+    // The request is there already.
+    if let Ok(stream) = incoming.accept_coalesced().await {
         // Errors are answered on the stream.
         let _ = api_server.serve_stream(stream, &identity).await;
     }

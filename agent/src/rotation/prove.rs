@@ -97,11 +97,15 @@ impl Rotating<'_> {
 
     /// Their streams go on for as long as they may drain. The server of such a session may have gone, or be another one: that holds up no
     /// rotation.
-    async fn prove_over_draining(&self, mut sessions: Vec<Session>, key: &PublicKey) {
-        // No connector brings it another transport.
+    pub(super) async fn prove_over_draining(&self, mut sessions: Vec<Session>, key: &PublicKey) {
         sessions.retain(|session| session.transport().is_some());
         let proofs = sessions.iter().map(async |session| {
-            let proved = timeout(limits::PROVE_TIME, self.prove_over(session, key)).await;
+            let proving = timeout(limits::PROVE_TIME, self.prove_over(session, key));
+            let proved = tokio::select! {
+                proved = proving => proved,
+                // No connector brings it another transport.
+                () = session.detached() => return,
+            };
             let error = match proved {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Parser as _;
+use tokio::time::Instant;
 use underpass_core::AgentRole;
 use underpass_tunnel::AgentKey;
 
 use super::*;
 use crate::policy::Policies;
-use crate::targets::{OwnFiles, Targets, pair};
+use crate::targets::{Ends, OwnFiles, Targets, pair};
 
 fn key(seed: u8) -> AgentKey {
     AgentKey::from_seed([seed; 32]).unwrap()
@@ -42,7 +43,7 @@ impl World {
         let line = [
             "underpass-agent",
             "--server",
-            "https://a",
+            "https://127.0.0.1:1",
             "--key-file",
             file,
         ];
@@ -127,4 +128,21 @@ async fn where_a_key_is_refused_the_agents_own_is_used_again_and_not_anothers() 
     key::reread(rotating.cli).await.unwrap();
     assert_eq!(rotating.key_before(&own(2)), None);
     assert_eq!(rotating.key_before(&own(7)), Some(own(2)));
+}
+
+#[tokio::test]
+async fn a_draining_session_whose_server_goes_holds_up_no_rotation() {
+    let mut world = World::new(1, None);
+    let connection = Connection::read(&world.cli).unwrap();
+    let ends = Ends::new().await;
+    let rotating = world.rotating(&connection);
+    // Nothing listens where it would be proved.
+    let key = key(8).public_key();
+    let begun = Instant::now();
+    let proving = rotating.prove_over_draining(vec![ends.agent.clone()], &key);
+    let losing = async { ends.lose_transport() };
+    tokio::join!(proving, losing);
+    assert!(!ends.agent.has_proved(&key));
+    let took = begun.elapsed();
+    assert!(took < limits::PROVE_TIME / 2, "{took:?}");
 }

@@ -66,8 +66,8 @@ pub trait Clusters: Send + Sync {
     /// Why there is no stream.
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
 
-    /// Is there more than one way to the cluster's API server, so that a call which is left without an answer may find another? Without
-    /// an implementation there is not.
+    /// May there be more than one way into the cluster, so that a call which is left without an answer may find another? Without an
+    /// implementation there is not.
     fn has_another_way(&self, cluster: &ClusterName) -> bool {
         let _ = cluster;
         false

@@ -43,6 +43,10 @@ pub const FOLLOWED_HEAD_FRAMES: usize = 83;
 /// table's 4 KiB. A byte can stand for all of them (RFC 7541, section 6.1).
 pub const FOLLOWED_HEAD_GROWTH: usize = 16 * 1024;
 
+/// CONNECTs of a connection over HTTP/2 whose heads were read, and that hyper has passed on to nobody (*unauthenticated*): it takes few
+/// turns, unless it refuses them. Of more the ends are not followed, so that one that is cut may look complete.
+pub const FOLLOWED_CONNECTS: usize = 256;
+
 /// Header lines of one message (*unauthenticated*). hyper's default of 100 refuses
 /// `kubectl --as-group` with many groups; the parser reserves 64 bytes for each.
 pub const HEADER_COUNT: usize = 1024;

@@ -87,7 +87,7 @@ pub struct Connection {
     /// Of the tasks of an HTTP/2 connection.
     turns: OnceLock<Turns>,
     /// Of the streams of an HTTP/2 connection.
-    resets: connect::Resets,
+    client_ends: connect::ClientEnds,
 }
 
 impl Connection {
@@ -110,7 +110,7 @@ impl Connection {
             cut: Arc::default(),
             activity: Arc::default(),
             turns: OnceLock::new(),
-            resets: connect::Resets::default(),
+            client_ends: connect::ClientEnds::default(),
         }
     }
 

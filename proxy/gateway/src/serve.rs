@@ -202,7 +202,7 @@ impl Front {
             }
         });
         let io = frames::charged(io, connection.standing().clone());
-        let io = Targets::new(io, Heads::new(connection.resets.clone()));
+        let io = Targets::new(io, Heads::new(connection.client_ends.clone()));
         let io = Cuttable::new(io, Arc::clone(&connection.cut));
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();

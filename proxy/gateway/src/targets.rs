@@ -122,16 +122,4 @@ impl Front {
         let seat = self.config.budgets.seat(caller.user(), cluster, kind);
         seat.await
     }
-
-    /// Opens the stream of a caller who has a seat.
-    pub(super) async fn connect_target(
-        &self,
-        location: Location<'_>,
-        target: Target,
-        caller: &Identity,
-        record: &Record,
-    ) -> Result<BoxedIo, Rejection> {
-        let open = open(target, caller, StreamClass::Default, record)?;
-        self.connect(location, &open).await
-    }
 }

@@ -64,16 +64,7 @@ pub(super) async fn start(
     tasks.start("writes the audit log", async move {
         writing.ended().await;
     });
-    match following {
-        Some(following) => {
-            let renewing = following.follow(Arc::clone(&certificate));
-            tasks.start("renews the certificate", renewing);
-        }
-        None => {
-            let renewing = Arc::clone(&certificate).renew(ca, config.certificate_names()?);
-            tasks.start("renews the certificate", renewing);
-        }
-    }
+    renew(&config, &certificate, following, ca, &mut tasks)?;
     let given = Given {
         directory: Arc::clone(&directory),
         direct,
@@ -131,6 +122,24 @@ pub(super) async fn start(
             tasks,
         },
     })
+}
+
+/// Renews the certificate: from the operator's files, or by the server's own CA.
+fn renew(
+    config: &ServerConfig,
+    certificate: &Arc<ServerCertificate>,
+    following: Option<Following>,
+    ca: Ca,
+    tasks: &mut Supervisor,
+) -> Result<()> {
+    const TASK: &str = "renews the certificate";
+
+    let certificate = Arc::clone(certificate);
+    match following {
+        Some(following) => tasks.start(TASK, following.follow(certificate)),
+        None => tasks.start(TASK, certificate.renew(ca, config.certificate_names()?)),
+    }
+    Ok(())
 }
 
 /// Only programs that start a server with port 0 need the file: a full disk keeps no server from starting. A file with another URL would

@@ -1,5 +1,6 @@
 //! Streams to clusters: through an agent of the role `cluster`, else through a node that may stand in.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,8 +12,8 @@ use underpass_core::{Clusters, ConnectError, Decline, Identity, NodeName, Open, 
 use underpass_directory::Snapshot;
 use underpass_tunnel::limits::AWAY_GRACE;
 use underpass_tunnel::{
-    Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, Stream, StreamError,
-    chain,
+    Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, SessionId, Stream,
+    StreamError, chain,
 };
 
 use super::repeatable::{Repeatable, Ways};
@@ -23,18 +24,53 @@ use crate::stand_in::{NoStandIn, StandIn};
 use crate::targets;
 
 impl Tunnel {
-    /// The stream, once its agent has accepted it.
+    /// The stream to a target, once its agent has accepted it. Where that agent turns out to be gone, another one of the cluster's is
+    /// asked, each once: nothing was asked of the target yet.
     async fn accepted(
         &self,
         cluster: &ClusterName,
-        mut stream: Stream,
+        (mut session, mut stream): (Session, Stream),
+        open: &Open,
+        request: &OpenRequest,
     ) -> Result<BoxedIo, ConnectError> {
-        match stream.accepted().await {
-            Ok(()) => Ok(Box::new(stream)),
-            Err(error) => {
-                tracing::debug!(%cluster, "{}", chain(&error));
-                Err(declined(error))
+        let mut asked = HashSet::from([session.info().id]);
+        loop {
+            self.note(&session, open);
+            let Err(error) = stream.accepted().await else {
+                return Ok(self.until_better(cluster, open, session, stream));
+            };
+            tracing::debug!(%cluster, "{}", chain(&error));
+            if matches!(error, StreamError::Refused { code, .. } if code != ResetCode::GoingAway) {
+                return Err(declined(error));
             }
+            let next = self.next_agent(cluster, &mut asked, request).await;
+            (session, stream) = next.ok_or_else(|| declined(error))?;
+        }
+    }
+
+    /// A stream through another agent of the role `cluster` than these, which is there; `None` where there is none. It is one of these then.
+    async fn next_agent(
+        &self,
+        cluster: &ClusterName,
+        asked: &mut HashSet<SessionId>,
+        request: &OpenRequest,
+    ) -> Option<(Session, Stream)> {
+        loop {
+            let is_next =
+                |session: &Session| is_there(session) && !asked.contains(&session.info().id);
+            let session = self.registry.pick_where(cluster.as_str(), is_next)?;
+            asked.insert(session.info().id);
+            match session.open(request.clone()).await {
+                Ok(stream) => return Some((session, stream)),
+                Err(error) => tracing::debug!(%cluster, "{}", chain(&error)),
+            }
+        }
+    }
+
+    /// Leaves the agent for the audit log.
+    fn note(&self, session: &Session, open: &Open) {
+        if let Some(through) = through(session, &self.directory.snapshot()) {
+            open.via.set(through);
         }
     }
 
@@ -110,14 +146,12 @@ impl Tunnel {
         // It may have been forbidden while the agent was asked (rule 25).
         self.stand_ins
             .enforce(|cluster| may_stand_in(cluster, &snapshot));
-        if let Some(through) = through(&session, &snapshot) {
-            open.via.set(through);
-        }
+        self.note(&session, open);
         metrics::counter!("underpass_stand_in_streams_total").increment(1);
         Ok(self.until_better(cluster, open, session, stream))
     }
 
-    /// The stream, in this session, of a call to the API server.
+    /// The stream, in this session, of a call.
     fn until_better<S>(
         &self,
         cluster: &ClusterName,
@@ -252,13 +286,12 @@ impl Clusters for Tunnel {
                 error => error,
             });
         };
-        if let Some(through) = through(&session, &self.directory.snapshot()) {
-            open.via.set(through);
+        if open.target == Target::KubeApi {
+            self.note(&session, open);
+            return Ok(self.until_better(cluster, open, session, stream));
         }
-        match open.target {
-            Target::KubeApi => Ok(self.until_better(cluster, open, session, stream)),
-            _ => self.accepted(cluster, stream).await,
-        }
+        self.accepted(cluster, (session, stream), open, &request)
+            .await
     }
 
     fn has_another_way(&self, cluster: &ClusterName) -> bool {

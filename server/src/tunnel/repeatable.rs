@@ -14,11 +14,11 @@ use super::is_there;
 use crate::limits;
 use crate::stand_in::StandIns;
 
-/// The ways to a cluster's API server through agents.
+/// The ways into a cluster through agents.
 pub(super) struct Ways {
     pub(super) cluster: ClusterName,
     pub(super) agents: Registry,
-    /// `None` where agents on nodes may not stand in.
+    /// `None` where agents on nodes may not stand in, as for services.
     pub(super) nodes: Option<(Registry, Arc<StandIns>)>,
 }
 
@@ -74,7 +74,7 @@ impl<S> Repeatable<S> {
 }
 
 fn away() -> io::Error {
-    let why = "the agent is away, and there is another way to the API server";
+    let why = "the agent is away, and there is another way into the cluster";
     io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
 

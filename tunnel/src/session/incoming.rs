@@ -67,9 +67,8 @@ impl IncomingStream {
         self.open.stream
     }
 
-    /// Takes the stream. Answer before the target is reached: the peer waits three seconds for
-    /// the answer, and for the target as long as it likes. The answer goes out with the first write, or
-    /// by itself after 5 ms.
+    /// Takes the stream, and answers at once. Answer before the target is reached: the peer waits three seconds for
+    /// the answer, and for the target as long as it likes.
     ///
     /// # Errors
     /// Where the peer has left meanwhile.
@@ -77,14 +76,31 @@ impl IncomingStream {
     /// # Cancel safety
     /// Dropping the future cancels the stream.
     pub async fn accept(mut self) -> Result<Stream, StreamError> {
-        let Some(stream) = self.stream.take() else {
-            return Err(StreamError::Finished);
-        };
+        let mut stream = self.take()?;
+        stream.write_bytes(frame::to_bytes(&Answer)).await?;
+        Ok(stream)
+    }
+
+    /// As [`accept`](Self::accept), where bytes follow soon: the answer goes out with the first write, or by itself after 5 ms.
+    /// That spares a message. Not for peers that send nothing before they have the answer, as [`Stream::accepted`] has
+    /// it: nothing follows until then.
+    ///
+    /// # Errors
+    /// Where the peer has left meanwhile.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the stream.
+    pub async fn accept_coalesced(mut self) -> Result<Stream, StreamError> {
+        let stream = self.take()?;
         let mut answer = frame::to_bytes(&Answer);
         while !answer.is_empty() {
             poll_fn(|cx| stream.poll_write_coalesced(cx, &mut answer)).await?;
         }
         Ok(stream)
+    }
+
+    fn take(&mut self) -> Result<Stream, StreamError> {
+        self.stream.take().ok_or(StreamError::Finished)
     }
 
     /// Refuses the stream. `code` and `reason` go to the peer, 512 bytes of it at the most.

@@ -5,26 +5,39 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use underpass_proto::limits;
-use underpass_tunnel::{Session, Stream};
+use underpass_tunnel::{IncomingStream, Session, Stream};
 
 use crate::bytes::{incoming, open};
 use crate::harness::{acceptor, acceptor_config};
 use crate::registry::{connector, join};
 use crate::server::Pki;
 
-/// A stream at both ends, which its peer has just taken; the sessions are to be kept.
-async fn taken() -> (Stream, Stream, (Session, Session)) {
+/// A stream that the peer has asked for; the sessions are to be kept.
+async fn opened() -> (Stream, IncomingStream, (Session, Session)) {
     let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
     let (agent, server) = join(&connector(&pki), &acceptor).await;
     let here = open(&server).await;
-    let there = incoming(&agent).await.accept().await.unwrap();
+    let there = incoming(&agent).await;
     (here, there, (agent, server))
+}
+
+/// A stream at both ends, which its peer has just taken, to answer with its first bytes.
+async fn taken() -> (Stream, Stream, (Session, Session)) {
+    let (here, there, sessions) = opened().await;
+    (here, there.accept_coalesced().await.unwrap(), sessions)
 }
 
 async fn answered_after(here: &mut Stream) -> Duration {
     let begun = Instant::now();
     here.accepted().await.unwrap();
     begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_goes_at_once() {
+    let (mut here, there, _sessions) = opened().await;
+    let _there = there.accept().await.unwrap();
+    assert_eq!(answered_after(&mut here).await, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

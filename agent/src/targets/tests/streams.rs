@@ -1,11 +1,12 @@
 //! The ends of streams (rule 12 among them), how many there may be, and their failures.
 
 use std::io;
+use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use underpass_agent_policy::Policy;
 use underpass_dial::testing::SilentAddress;
-use underpass_tunnel::{ResetCode, StreamError};
+use underpass_tunnel::{ResetCode, StreamError, limits};
 
 use super::world::*;
 
@@ -30,6 +31,25 @@ async fn half_close_passes_in_both_directions() {
     };
     let ((), answer) = within(async { tokio::join!(serving, asking) }).await;
     assert_eq!(answer, "abcabcabc");
+}
+
+/// The server tells its client of the connection before it sends anything, so that an answer that waits for bytes delays each one.
+#[tokio::test]
+async fn a_stream_is_answered_as_soon_as_its_target_is_reached() {
+    let prompt = async {
+        loop {
+            let (_listener, target) = listener().await;
+            // Of a new session: nothing else takes the answer along.
+            let world = World::new(OWN).await;
+            let asked = Instant::now();
+            let _stream = world.open(&target).await.unwrap();
+            // On a busy machine it is not so each time.
+            if asked.elapsed() < limits::ACK_DELAY {
+                break;
+            }
+        }
+    };
+    within(prompt).await;
 }
 
 #[tokio::test]

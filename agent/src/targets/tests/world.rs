@@ -12,10 +12,11 @@ use underpass_agent_operations::Operations;
 use underpass_agent_policy::Policy;
 use underpass_core::{AgentRole, Identity, ImpersonationPolicy};
 use underpass_dial::Resolve;
-use underpass_tunnel::transport::memory;
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Connector, ConnectorConfig, Denied,
-    OpenRequest, Proven, PublicKey, ResetCode, Session, Stream, StreamError,
+    Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, CloseCode, Connector,
+    ConnectorConfig, Denied, OpenRequest, Proven, PublicKey, ResetCode, Session, Stream,
+    StreamError,
 };
 use underpass_upstream::{ApiServer, ApiServerOptions};
 
@@ -169,6 +170,7 @@ pub(crate) struct Ends {
     pub(crate) server: Session,
     connector: Connector,
     acceptor: Acceptor,
+    transport: Arc<dyn Transport>,
 }
 
 impl Ends {
@@ -179,8 +181,9 @@ impl Ends {
         let ca = ca.cert.pem().into_bytes();
         let connector = Connector::new(ConnectorConfig::new("x", 1, ca, key(1))).unwrap();
         let (here, there) = memory::pair();
+        let transport: Arc<dyn Transport> = Arc::new(here);
         let (agent, server) = tokio::join!(
-            connector.establish(Arc::new(here)),
+            connector.establish(Arc::clone(&transport)),
             acceptor.accept(Arc::new(there))
         );
         Self {
@@ -188,7 +191,13 @@ impl Ends {
             server: server.unwrap().into_session().unwrap(),
             connector,
             acceptor,
+            transport,
         }
+    }
+
+    /// The session loses its first transport.
+    pub(crate) fn lose_transport(&self) {
+        self.transport.close(CloseCode::TransportLeft, "cut");
     }
 
     /// The session proves the other key.

@@ -1,8 +1,9 @@
 //! The client's end of a connection to a target, over both versions of HTTP.
 //!
-//! HTTP/2's streams end cleanly or are reset. hyper gives a stream whose connection its client leaves with GOAWAY to the reader as a
-//! clean end, and writes a clean end where its own user drops the stream. Through either, a transfer that was cut would look complete. So
-//! both are told apart here. (A stream that was reset alone hyper is told of by another code than the client's; see `request_target`.)
+//! HTTP/2's streams end cleanly or are reset. hyper gives streams of a connection that it ends itself, because its client answers no PING,
+//! to their readers as a clean end, and writes a clean end where its own user drops the stream. Through either, a transfer that was cut
+//! would look complete. So both are told apart here, by the stream's frames where its head was read. (A stream that was reset alone hyper
+//! is told of by another code than the client's; see `request_target`.)
 
 use std::{
     convert::Infallible,
@@ -24,7 +25,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::resets::Reset;
+use super::ends::ClientEnd;
 use crate::strangers::UnreadBody;
 use underpass_http::scheduling::in_task::{self, Child, Turns};
 
@@ -45,6 +46,8 @@ pub(super) struct StreamEnds {
     unread: UnreadBody,
     /// The server's half is being ended cleanly. Shared with [`Presence`].
     closing: Arc<AtomicBool>,
+    /// The client's end by its frames. Shared with [`Presence`].
+    end: Option<Arc<ClientEnd>>,
     /// The server's half has ended cleanly.
     finished: bool,
 }
@@ -54,8 +57,8 @@ pub(super) struct Presence {
     /// hyper's writer of the stream ends with a reset, and with the connection.
     writer: Option<oneshot::Receiver<Infallible>>,
     closing: Arc<AtomicBool>,
-    /// The client's reset by its frames; `None` where its head could not be read.
-    reset: Option<Reset>,
+    /// The client's end by its frames; `None` where its head could not be read.
+    end: Option<Arc<ClientEnd>>,
 }
 
 impl Presence {
@@ -69,8 +72,8 @@ impl Presence {
                 return;
             }
         }
-        match self.reset {
-            Some(reset) => reset.came().await,
+        match self.end {
+            Some(end) => end.reset().await,
             None => pending().await,
         }
     }
@@ -81,23 +84,24 @@ impl StreamEnds {
     pub(super) fn of_this_task(
         turns: Turns,
         unread: UnreadBody,
-        reset: Option<Reset>,
+        end: Option<ClientEnd>,
     ) -> (Self, Presence) {
         let (handle, ended) = match in_task::next_child() {
             Some(Child { handle, ended }) => (Some(handle), Some(ended)),
             None => (None, None),
         };
-        let closing = Arc::<AtomicBool>::default();
+        let (closing, end) = (Arc::<AtomicBool>::default(), end.map(Arc::new));
         let presence = Presence {
             writer: ended,
             closing: Arc::clone(&closing),
-            reset,
+            end: end.clone(),
         };
         let ends = Self {
             writer: handle,
             turns,
             unread,
             closing,
+            end,
             finished: false,
         };
         (ends, presence)
@@ -150,6 +154,9 @@ impl Client {
         let Ends::Stream(ends) = &self.ends else {
             return Poll::Ready(Ok(()));
         };
+        if ends.end.as_ref().is_some_and(|end| end.is_open()) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if ends.finished {
             // The writer is gone, and knows of nothing that came later.
             return Poll::Ready(Ok(()));

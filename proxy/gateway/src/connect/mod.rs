@@ -2,7 +2,7 @@
 //! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
 
 mod client;
-mod resets;
+mod ends;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -13,10 +13,9 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
-pub(crate) use self::resets::Resets;
+pub(crate) use self::ends::{ClientEnd, ClientEnds};
 use self::{
     client::{Answered, Ends, StreamEnds},
-    resets::Reset,
     way::Way,
 };
 use super::{
@@ -62,7 +61,9 @@ impl Front {
         let mut record = Record::new(audit_log, id, peer, method, &asked, fields);
         let id_header = record.id_header();
         let is_connection = request.version() <= Version::HTTP_11;
+        // Before anything is awaited: a reset and an end that come meanwhile are noted.
         let stream = Heads::stream(request.headers());
+        let end = stream.map(|stream| connection.client_ends.of(stream));
         let client = hyper::upgrade::on(&mut request);
         let server_name = connection.info().server_name.as_deref();
         let way = match ambiguous {
@@ -75,10 +76,7 @@ impl Front {
         };
         let mut response = match opened {
             // Nothing is awaited from here on.
-            Ok(opened) => {
-                let reset = stream.map(|stream| connection.resets.of(stream));
-                opened.pipe(client, reset, record, connection)
-            }
+            Ok(opened) => opened.pipe(client, end, record, connection),
             Err(rejection) => {
                 if is_connection {
                     connection.pipes.spawn(pipe::close(client));
@@ -149,7 +147,7 @@ impl Opened {
     fn pipe(
         self,
         client: OnUpgrade,
-        reset: Option<Reset>,
+        end: Option<ClientEnd>,
         mut record: Record,
         connection: &Connection,
     ) -> Response<Body> {
@@ -159,7 +157,7 @@ impl Opened {
         let (ends, presence) = match connection.turns.get() {
             Some(turns) => {
                 let unread = connection.standing().body();
-                let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread, reset);
+                let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread, end);
                 (Ends::Stream(ends), Some(presence))
             }
             None => {

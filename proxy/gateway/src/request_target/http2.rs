@@ -1,4 +1,4 @@
-//! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks. Resets of streams are read here as well.
+//! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks. Resets and ends of streams are read here as well.
 //!
 //! Blocks depend on those before them, by the table of RFC 7541. Until a path has to be changed, all bytes are passed on as they came,
 //! and blocks are only read. From then on `h2`'s table is no longer the client's, so that each block is written anew,
@@ -6,7 +6,7 @@
 //!
 //! hyper tells the reader of a stream that its client has reset with CANCEL or NO_ERROR that it has ended, so that a transfer that was
 //! cut looks complete. It is given another code, of which hyper makes an error. And a CONNECT's stream gets its own number into its
-//! head: hyper does not tell it, and looks at no reset once its own half has ended. See [`Resets`].
+//! head: hyper does not tell it, and looks at no reset once its own half has ended. See [`ClientEnds`].
 
 use std::{borrow::Cow, io, ops::Range};
 
@@ -16,7 +16,7 @@ use super::{
     Encode, Others, Part,
     hpack::{Field, Line, Malformed, Reader},
 };
-use crate::connect::Resets;
+use crate::connect::ClientEnds;
 use underpass_core::limits;
 
 /// Length of a client's connection preface (section 3.4).
@@ -28,11 +28,13 @@ const HEADER: usize = 9;
 /// The largest payload that may be sent to one who has not asked for larger ones (section 6.5.2), as hyper does not.
 const PAYLOAD: usize = 16 * 1024;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
@@ -62,11 +64,13 @@ pub(in super::super) struct Heads {
     reader: Reader,
     /// Bytes to come that are of no head.
     passing: usize,
+    /// The stream whose last frame they are of.
+    ending: Option<u32>,
     /// A head whose end has not come, as it came.
     kept: Vec<u8>,
     /// So many of them are worth another look.
     enough: usize,
-    resets: Resets,
+    ends: ClientEnds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +89,10 @@ impl Default for Heads {
             mode: Mode::Reads,
             reader: Reader::default(),
             passing: PREFACE,
+            ending: None,
             kept: Vec::new(),
             enough: 0,
-            resets: Resets::default(),
+            ends: ClientEnds::default(),
         }
     }
 }
@@ -127,10 +132,10 @@ impl Encode for Heads {
 }
 
 impl Heads {
-    /// Those of a connection on which resets are waited for.
-    pub(in super::super) fn new(resets: Resets) -> Self {
+    /// Those of a connection whose CONNECTs' ends are followed.
+    pub(in super::super) fn new(ends: ClientEnds) -> Self {
         Self {
-            resets,
+            ends,
             ..Self::default()
         }
     }
@@ -150,6 +155,9 @@ impl Heads {
             let passes = self.passing.min(bytes.len() - at);
             self.passing -= passes;
             at += passes;
+            if let Some(stream) = self.ending.take_if(|_| self.passing == 0) {
+                self.ends.end_came(stream);
+            }
             let rest = bytes.get(at..).unwrap_or_default();
             if rest.is_empty() {
                 break;
@@ -160,8 +168,12 @@ impl Heads {
             };
             match next {
                 Next::Passes(length) => self.passing = length,
+                Next::Last { stream, length } => {
+                    self.passing = length;
+                    self.ending = Some(stream);
+                }
                 Next::Reset { stream, code } => {
-                    self.resets.came(stream);
+                    self.ends.reset_came(stream);
                     if CLEAN.contains(&code) {
                         others.replace(bytes, at + HEADER..at + RESET, &CUT);
                     }
@@ -220,7 +232,14 @@ impl Heads {
         }
         let is_connect = |field: &Field| field.name == ":method" && field.value == "CONNECT";
         let connects = lines.iter().any(|line| is_connect(&line.field));
-        let number = connects.then(|| Line::new(STREAM, number(head.stream).to_string()));
+        let stream = number(head.stream);
+        if connects {
+            self.ends.begins(stream);
+        }
+        if head.flags & END_STREAM != 0 {
+            self.ends.end_came(stream);
+        }
+        let number = connects.then(|| Line::new(STREAM, stream.to_string()));
         match (self.mode, number) {
             (Mode::Writes, number) => {
                 lines.extend(number);
@@ -310,6 +329,11 @@ impl Head<'_> {
 enum Next<'a> {
     /// A frame of no head, with so many bytes.
     Passes(usize),
+    /// The same, which ends the client's half of a stream.
+    Last {
+        stream: u32,
+        length: usize,
+    },
     Reset {
         stream: u32,
         code: [u8; 4],
@@ -355,6 +379,12 @@ fn next_beside_heads(bytes: &[u8]) -> Next<'_> {
     let Some(first) = Frame::at(bytes, 0) else {
         return Next::Needs(HEADER);
     };
+    if matches!(first.kind, DATA | HEADERS) && first.flags & END_STREAM != 0 {
+        return Next::Last {
+            stream: number(first.stream),
+            length: first.payload.end,
+        };
+    }
     if first.kind != RST_STREAM || first.payload.end != RESET {
         return Next::Passes(first.payload.end);
     }

@@ -26,10 +26,13 @@ use super::{
     Connection, Front, RequestBody,
     answer::{Answer, Question},
     audit::Record,
-    forward::{BAD_BODY, read_question, within_bounds},
+    budget::Seat,
+    forward::{BAD_BODY, open, read_question, within_bounds},
 };
 use underpass_authenticate::Caller;
-use underpass_core::{Body, BoxError, BoxedIo, Rejection, body::Guard, empty};
+use underpass_core::{
+    Body, BoxError, Identity, Open, Rejection, StreamClass, TcpTarget, body::Guard, empty,
+};
 use underpass_http::{
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     pipe::Meter,
@@ -84,23 +87,14 @@ impl Front {
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
         let (parts, body) = request.into_parts();
+        let may_be_sent_again = parts.method.is_safe()
+            && call.upgrade().is_none()
+            && http_body::Body::is_end_stream(&body);
+        let again = (may_be_sent_again && self.config.clusters.has_another_way(&way.cluster))
+            .then(|| parts.headers.clone());
         let body = Whole::new(body, parts.version);
         let body = decisions.guarding(body, Up(meter));
-        let asking = async {
-            // First of all: a caller without a seat makes no file of CAs be read.
-            let seat = self.target_seat(&way.cluster, real).await?;
-            // Nothing is opened for a service that cannot be verified.
-            let roots = &*self.config.service_roots;
-            let tls = match way.scheme {
-                Scheme::Https => Some(Tls::of(&call, roots, &self.lines).await?),
-                Scheme::Http | Scheme::H2c => None,
-            };
-            let opening = self.connect_target((&way.cluster).into(), target, real, record);
-            let stream = opening.await?;
-            let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
-            let (response, exchange) = asked.await?;
-            Ok::<_, Rejection>((response, exchange, seat))
-        };
+        let asking = self.ask(&call, real, (parts.headers, body), again, record);
         let (response, exchange, seat) = tokio::select! {
             biased;
             revoked = decisions.clone().revoked() => return Err(revoked.into()),
@@ -121,17 +115,55 @@ impl Front {
         })))
     }
 
-    async fn exchange_with<B>(
+    /// Waits for a seat, and asks the service: once more, with `again` for its headers and no body, where its agent dies before anything of
+    /// the answer has come.
+    async fn ask<B>(
         &self,
         call: &ServiceCall,
-        (stream, tls): (BoxedIo, Option<Tls>),
-        headers: HeaderMap,
-        body: B,
+        caller: &Identity,
+        (headers, body): (HeaderMap, B),
+        again: Option<HeaderMap>,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange), Rejection>
+    ) -> Result<(Response<Answered>, Exchange, Seat), Rejection>
     where
         B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
     {
+        // First of all: a caller without a seat makes no file of CAs be read.
+        let seat = self.target_seat(&call.way().cluster, caller).await?;
+        // Nothing is opened for a service that cannot be verified.
+        let roots = &*self.config.service_roots;
+        let tls = match call.way().scheme {
+            Scheme::Https => Some(Tls::of(call, roots, &self.lines).await?),
+            Scheme::Http | Scheme::H2c => None,
+        };
+        let tls = tls.as_ref();
+        let mut open = open(call.target(), caller, StreamClass::Default, record)?;
+        open.may_be_repeated = again.is_some();
+        let asking = self.exchange_with(call, (&open, tls), headers, body, record);
+        let mut asked = asking.await;
+        if let (Err(NoAnswer::AgentGone(_)), Some(headers)) = (&asked, again) {
+            // The agent is passed over from now on.
+            open.may_be_repeated = false;
+            let asking = self.exchange_with(call, (&open, tls), headers, empty(), record);
+            asked = asking.await;
+        }
+        let (response, exchange) = asked?;
+        Ok((response, exchange, seat))
+    }
+
+    /// Opens a stream, and asks the service there.
+    async fn exchange_with<B>(
+        &self,
+        call: &ServiceCall,
+        (open, tls): (&Open, Option<&Tls>),
+        headers: HeaderMap,
+        body: B,
+        record: &Record,
+    ) -> Result<(Response<Answered>, Exchange), NoAnswer>
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    {
+        let stream = self.connect((&call.way().cluster).into(), open).await?;
         let request = |version| within_bounds(call.request(headers, body, version, record)?);
         let answered = match (tls, call.way().scheme) {
             (None, Scheme::H2c) => exchange::send_http2(stream, request(Version::HTTP_2)?).await,
@@ -148,7 +180,10 @@ impl Front {
                 let error = &error as &dyn std::error::Error;
                 tracing::info!(suppressed, %cluster, %service, error, "no answer of a service");
             }
-            match error {
+            if error.is_of_the_way() {
+                return NoAnswer::AgentGone(service.clone());
+            }
+            NoAnswer::Other(match error {
                 ExchangeError::Malformed(_) => Rejection::BadAnswer(match call.way().scheme {
                     Scheme::Http => "the service does not speak HTTP/1.1; https is for TLS, and h2c for HTTP/2 without it",
                     Scheme::Https => "the service does not speak HTTP above its TLS",
@@ -156,8 +191,30 @@ impl Front {
                 }),
                 ExchangeError::Body(_) => BAD_BODY,
                 _ => Rejection::ServiceLost(service.clone()),
-            }
+            })
         })
+    }
+}
+
+/// Why a service has not answered.
+enum NoAnswer {
+    /// The way to it is gone: its agent died, or has not been there for some time.
+    AgentGone(TcpTarget),
+    Other(Rejection),
+}
+
+impl From<Rejection> for NoAnswer {
+    fn from(rejection: Rejection) -> Self {
+        Self::Other(rejection)
+    }
+}
+
+impl From<NoAnswer> for Rejection {
+    fn from(no_answer: NoAnswer) -> Self {
+        match no_answer {
+            NoAnswer::AgentGone(service) => Self::ServiceLost(service),
+            NoAnswer::Other(rejection) => rejection,
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::call::ServiceCall;
+use super::{NoAnswer, call::ServiceCall};
 use underpass_core::{
     BoxError, BoxedIo, ClusterLogShare, ClusterName, Rejection, TcpTarget, limits,
 };
+use underpass_http::exchange;
 use underpass_https::Roots;
 
 const HTTP_2: &[u8] = b"h2";
@@ -103,19 +104,22 @@ impl Tls {
 
     /// Makes it on a stream.
     pub(super) async fn connect(
-        self,
+        &self,
         stream: BoxedIo,
-    ) -> Result<(TlsStream<BoxedIo>, Above), Rejection> {
+    ) -> Result<(TlsStream<BoxedIo>, Above), NoAnswer> {
         let (name, config) = (self.name.clone(), Arc::clone(&self.config));
         let connecting = TlsConnector::from(config).connect(name, stream);
         let connected = tokio::time::timeout(limits::SERVICE_TLS_TIMEOUT, connecting).await;
         let connected = connected.map_err(|_| Rejection::Timeout("TLS with the service"))?;
         let tls = connected.map_err(|error| {
             tracing::debug!(service = %self.service, %error, "no TLS with a service");
-            Rejection::ServiceTls {
+            if exchange::is_of_the_way(error.kind()) {
+                return NoAnswer::AgentGone(self.service.clone());
+            }
+            NoAnswer::Other(Rejection::ServiceTls {
                 reason: self.fault(&error),
                 service: self.service.clone(),
-            }
+            })
         })?;
         let above = match tls.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => Above::Http2,

@@ -70,6 +70,33 @@ impl From<hyper::Error> for ExchangeError {
     }
 }
 
+impl ExchangeError {
+    /// Whether it was the stream itself that has failed, with what carries it, and nothing that the other end has done: by another way
+    /// there may be an answer.
+    pub fn is_of_the_way(&self) -> bool {
+        let (Self::NotTaken(error) | Self::Lost(error)) = self else {
+            return false;
+        };
+        let over_http2 = || {
+            let source = std::error::Error::source(error)?;
+            let error = source.downcast_ref::<h2::Error>()?;
+            error.get_io().map(io::Error::kind)
+        };
+        io_kind(error)
+            .or_else(over_http2)
+            .is_some_and(is_of_the_way)
+    }
+}
+
+/// The same of the kind of a stream's own error: nobody has taken it, or its session is over. One that the other end has reset is of
+/// another kind.
+pub fn is_of_the_way(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted
+    )
+}
+
 /// The request's body has failed where it was read: another reason to end it, such as a right that was taken back, is no error of
 /// hyper's.
 fn is_of_the_body(error: &hyper::Error) -> bool {

@@ -233,3 +233,89 @@ async fn a_node_that_stands_in_is_another_way() {
     let alone = world.tunnel.without_nodes();
     assert!(!alone.has_another_way(&world.edge));
 }
+
+/// As [`World::call`], of a service, whose stream its agent accepts first.
+async fn call_of_a_service(world: &World) -> Call {
+    let mut open = to("tcp:web.shop.svc:80");
+    open.may_be_repeated = true;
+    let connecting = world.tunnel.connect(&world.edge, &open);
+    let [first, second] = [&world.agents[0], &world.agents[1]].map(|agent| agent.session.accept());
+    let accepting = async {
+        let incoming = tokio::select! {
+            incoming = first => incoming,
+            incoming = second => incoming,
+        };
+        incoming.unwrap().accept().await.unwrap()
+    };
+    let (here, there) = tokio::join!(connecting, accepting);
+    let id = open.via.through().unwrap().agent;
+    let agent = IDS.iter().position(|known| *known == id).unwrap();
+    let here = here.unwrap();
+    Call { here, there, agent }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_a_service_fails_where_its_agent_is_away_and_another_is_there() {
+    let world = World::new([AgentRole::Cluster; 2]).await;
+    let mut call = call_of_a_service(&world).await;
+    call.waits_for(LONG).await;
+    world.lose(call.agent).await;
+    assert!(call.fails().await < limits::CALL_ELSEWHERE + SLACK);
+    assert_ne!(call_of_a_service(&world).await.agent, call.agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_node_stands_in_for_a_call_of_a_service() {
+    let world = World::new([AgentRole::Cluster, AgentRole::Node]).await;
+    let mut call = call_of_a_service(&world).await;
+    assert_eq!(call.agent, 0);
+    world.lose(call.agent).await;
+    call.waits_for(LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_to_a_target_goes_to_another_agent_where_the_first_one_is_gone() {
+    let world = World::new([AgentRole::Cluster; 2]).await;
+    let open = to("tcp:web.shop.svc:80");
+    let connecting = world.tunnel.connect(&world.edge, &open);
+    let [first, second] = [0, 1].map(|agent| &world.agents[agent].session);
+    let accepting = async {
+        // Each of them may be asked first. It is killed before it answers.
+        let (gone, other) = tokio::select! {
+            incoming = first.accept() => (incoming.unwrap(), second),
+            incoming = second.accept() => (incoming.unwrap(), first),
+        };
+        let killed = if other.is_same(first) { second } else { first };
+        killed.close(CloseCode::Shutdown, "killed");
+        let taken = other.accept().await.unwrap().accept().await.unwrap();
+        drop(gone);
+        (taken, other)
+    };
+    let (connected, (_there, other)) = tokio::join!(connecting, accepting);
+    connected.unwrap();
+    let through = IDS.map(|id| id == open.via.through().unwrap().agent);
+    assert_eq!(through, [other.is_same(first), other.is_same(second)]);
+}
+
+/// Its words are its own.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_an_agent_declines_is_asked_of_no_other() {
+    let world = World::new([AgentRole::Cluster; 2]).await;
+    let open = to("tcp:web.shop.svc:80");
+    let connecting = world.tunnel.connect(&world.edge, &open);
+    let refusing = async {
+        let [first, second] = [0, 1].map(|agent| world.agents[agent].session.accept());
+        let incoming = tokio::select! {
+            incoming = first => incoming,
+            incoming = second => incoming,
+        };
+        let incoming = incoming.unwrap();
+        incoming.refuse(ResetCode::TargetUnreachable, "no route");
+    };
+    let (connected, ()) = tokio::join!(connecting, refusing);
+    let declined = connected.err().unwrap();
+    assert!(
+        matches!(&declined, ConnectError::Declined { reason, .. } if reason == "no route"),
+        "{declined:?}"
+    );
+}

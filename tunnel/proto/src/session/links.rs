@@ -133,6 +133,15 @@ impl Link {
         self.queued > 0
     }
 
+    fn on_ping(&mut self, Ping(opaque): Ping) -> Result<(), Violation> {
+        self.health.is_asked();
+        if self.queued >= limits::CONTROL_QUEUE {
+            return Err(Violation::NotReading);
+        }
+        self.queue(&Control::Pong(Pong(opaque)));
+        Ok(())
+    }
+
     /// The next lasting frame to send here is that one, as the peer is told.
     pub(super) fn restart_at(&mut self, number: u64) {
         self.next_out = number;
@@ -444,46 +453,17 @@ impl Session {
         let Some(link) = self.links.get_mut(&id) else {
             return Ok(());
         };
-        link.keepalive.heard(now);
         if link.role == LinkRole::Lane && !frame.is_of_the_link() {
+            link.keepalive.heard(now);
             return Err(DecodeError::UnexpectedFrame(kind).into());
         }
-        let was_silent = link.health.is_silent();
-        // Before the consequences of an answer, which may be another PING.
-        let measured = match &frame {
-            Control::Pong(Pong(opaque)) => link.keepalive.pong(*opaque, now),
-            _ => None,
-        };
-        if !std::mem::replace(&mut link.heard, true) {
-            self.leave_behind();
-        }
-        if frame.is_an_answer() {
-            self.path_answers(id, now);
-        }
+        let measured = self.hear(id, &frame, now);
         let Some(link) = self.links.get_mut(&id) else {
             return Ok(());
         };
         match frame {
-            Control::Ping(Ping(opaque)) => {
-                link.health.is_asked();
-                if link.queued >= limits::CONTROL_QUEUE {
-                    return Err(Violation::NotReading);
-                }
-                link.queue(&Control::Pong(Pong(opaque)));
-            }
-            Control::Pong(_) => {
-                let again = link.keepalive.asked() < limits::PINGS_FIRST;
-                let again = again && link.role != LinkRole::Lane;
-                // That of a silence says how long the silence was.
-                if let Some(round_trip) = measured.filter(|_| !was_silent) {
-                    link.keepalive.measured(round_trip);
-                    self.measured(id, round_trip);
-                    self.answered_a_ping(id, round_trip);
-                }
-                if again {
-                    self.ask(id, now);
-                }
-            }
+            Control::Ping(ping) => link.on_ping(ping)?,
+            Control::Pong(_) => self.on_pong(id, measured, now),
             Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
             Control::Leave(Leave { code, reason }) => {
                 link.over = true;
@@ -514,6 +494,42 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The peer has sent something on the link, whatever it says. Gives the round trip that a PONG tells of, unless it ends a silence:
+    /// then it is how long the silence was.
+    fn hear(&mut self, id: LinkId, frame: &Control, now: Instant) -> Option<Duration> {
+        let link = self.links.get_mut(&id)?;
+        link.keepalive.heard(now);
+        let was_silent = link.health.is_silent();
+        // Before the consequences of an answer, which may be another PING.
+        let measured = match frame {
+            Control::Pong(Pong(opaque)) => link.keepalive.pong(*opaque, now),
+            _ => None,
+        };
+        if !std::mem::replace(&mut link.heard, true) {
+            self.leave_behind();
+        }
+        if frame.is_an_answer() {
+            self.path_answers(id, now);
+        }
+        measured.filter(|_| !was_silent)
+    }
+
+    fn on_pong(&mut self, id: LinkId, measured: Option<Duration>, now: Instant) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let again = link.keepalive.asked() < limits::PINGS_FIRST;
+        let again = again && link.role != LinkRole::Lane;
+        if let Some(round_trip) = measured {
+            link.keepalive.measured(round_trip);
+            self.measured(id, round_trip);
+            self.answered_a_ping(id, round_trip);
+        }
+        if again {
+            self.ask(id, now);
+        }
     }
 
     fn handle_lasting(&mut self, frame: Lasting) -> Result<(), Violation> {

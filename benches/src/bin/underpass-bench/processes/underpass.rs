@@ -179,6 +179,7 @@ async fn lead_out(incoming: IncomingStream, target: SocketAddr) -> Result<()> {
         }
     };
     connection.set_nodelay(true)?;
-    copy_bidirectional(incoming.accept().await?, connection).await?;
+    // The server sends a user's bytes without waiting for the answer.
+    copy_bidirectional(incoming.accept_coalesced().await?, connection).await?;
     Ok(())
 }

@@ -5,8 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use proptest::{collection::vec, prelude::*};
 
 use super::{super::Targets, *};
-
-const END_STREAM: u8 = 1;
+use crate::connect::ClientEnd;
 
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -44,7 +43,7 @@ fn heads(bytes: &[u8]) -> Vec<Vec<Line>> {
     let (mut reader, mut at, mut heads) = (Reader::default(), PREFACE, Vec::new());
     while at < bytes.len() {
         match next(&bytes[at..]) {
-            Next::Passes(length) => at += length,
+            Next::Passes(length) | Next::Last { length, .. } => at += length,
             Next::Head(head) => {
                 at += head.length;
                 heads.push(reader.read(&head.block).unwrap());
@@ -210,6 +209,41 @@ fn a_connect_has_its_streams_number() {
             });
             let expected: [&[&str]; 4] = [&[], &["3", "1"], &["3", "1"], &["3"]];
             assert_eq!(Vec::from_iter(numbers), expected, "{size}");
+        }
+    }
+}
+
+#[test]
+fn a_connects_half_ends_with_its_last_frame() {
+    let connect = [&[0x02, 7][..], b"CONNECT"].concat();
+    let head = |flags| frame(HEADERS, END_HEADERS | flags, &connect);
+    let half = [head(0), frame(DATA, 0, b"half of")].concat();
+    let unknown = frame(PUSH_PROMISE, END_HEADERS, &[]);
+    // In a frame of its own, in trailers, and behind a head that cannot be read.
+    let ends = [
+        (half.clone(), frame(DATA, END_STREAM, b"it")),
+        (half.clone(), frame(DATA, END_STREAM, b"")),
+        (half.clone(), frame(HEADERS, END_HEADERS | END_STREAM, &[])),
+        (
+            half.iter().chain(&unknown).copied().collect(),
+            frame(HEADERS, END_STREAM, &[]),
+        ),
+        (Vec::new(), head(END_STREAM)),
+    ];
+    for (before, last) in ends {
+        for size in [1, 7, 1000] {
+            let ends = ClientEnds::default();
+            let mut heads = Heads::new(ends.clone());
+            let (cut, behind) = last.split_at(last.len() - 1);
+            came(&mut heads, &[&preface(), &before[..], cut].concat(), size).unwrap();
+            let end = (!before.is_empty()).then(|| ends.of(1));
+            assert!(
+                end.as_ref().is_none_or(ClientEnd::is_open),
+                "{last:?} {size}"
+            );
+            came(&mut heads, behind, size).unwrap();
+            let end = end.unwrap_or_else(|| ends.of(1));
+            assert!(!end.is_open(), "{last:?} {size}");
         }
     }
 }

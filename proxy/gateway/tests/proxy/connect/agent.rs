@@ -30,6 +30,8 @@ pub(crate) struct Agent {
     ends: Mutex<Vec<End>>,
     /// A permit for each stream to a target called `late` that may be accepted.
     pub(crate) late: Semaphore0,
+    /// There is another one.
+    pub(crate) has_another: AtomicBool,
 }
 
 /// A semaphore without permits.
@@ -62,9 +64,17 @@ impl End {
 
     /// Resets the stream.
     pub(crate) async fn reset(&mut self) {
+        self.fail(io::ErrorKind::ConnectionReset).await;
+    }
+
+    /// Its agent dies, or is away for long, and there is another one.
+    pub(crate) async fn die(&mut self) {
+        self.fail(io::ErrorKind::ConnectionAborted).await;
+    }
+
+    async fn fail(&mut self, kind: io::ErrorKind) {
         let sender = self.send.take().unwrap();
-        let reset = Err(io::ErrorKind::ConnectionReset.into());
-        sender.send(reset).await.unwrap();
+        sender.send(Err(kind.into())).await.unwrap();
     }
 
     pub(crate) async fn read(&mut self, count: usize) -> Vec<u8> {
@@ -150,6 +160,10 @@ impl Agent {
 impl Clusters for Agent {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         self.open(cluster.as_str(), open).await
+    }
+
+    fn has_another_way(&self, _: &ClusterName) -> bool {
+        self.has_another.load(Ordering::Relaxed)
     }
 
     async fn connect_node(

@@ -7,6 +7,7 @@ mod bodies;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod repeated;
 mod requests;
 #[cfg(test)]
 pub(crate) mod site;
