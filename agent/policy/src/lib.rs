@@ -30,7 +30,9 @@ pub use self::decision::{Allowed, Denied, Remaining};
 pub use self::file::PolicyError;
 pub use self::host::{Host, Service};
 pub use self::operation::{ArgumentError, Operation, OperationError, ValueError};
-pub use self::shell::{Protection, ShellKind, ShellResources, ShellRule, UnknownShellKind};
+pub use self::shell::{
+    Protection, ShellKind, ShellResources, ShellRule, ShellUids, UnknownShellKind,
+};
 pub use self::special::SpecialAddress;
 
 use self::impersonation::Impersonation;

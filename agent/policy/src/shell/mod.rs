@@ -1,6 +1,7 @@
 //! Shells: programs with a terminal that callers may open on the node, by the policy's own words about each kind.
 
 mod read;
+mod uids;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub(crate) use self::read::Shells;
+pub use self::uids::ShellUids;
 use crate::command::Callers;
 
 /// The kind of a shell. Each needs its own permission.
@@ -150,7 +152,7 @@ pub struct ShellRule {
     pub(crate) kind: ShellKind,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
-    pub(crate) directory: PathBuf,
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) pass: Vec<String>,
     pub(crate) set: BTreeMap<String, String>,
     pub(crate) callers: Callers,
@@ -160,6 +162,7 @@ pub struct ShellRule {
     pub(crate) per_user: usize,
     pub(crate) per_node: usize,
     pub(crate) may_be_missing: Vec<Protection>,
+    pub(crate) uids: ShellUids,
 }
 
 impl ShellRule {
@@ -178,9 +181,24 @@ impl ShellRule {
         &self.arguments
     }
 
-    /// The program's working directory, and its `HOME`.
+    /// The program's working directory, and its `HOME` where the shell has no home of its own.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.named_directory().unwrap_or(Path::new("/"))
+    }
+
+    /// The working directory that the rule names. Without one, a shell with a home of its own begins there.
+    pub fn named_directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// The uids of shells whose kind has the protection [`Uid`](Protection::Uid). All rules of a policy have the same.
+    pub fn uids(&self) -> ShellUids {
+        self.uids
+    }
+
+    /// Whether shells of this kind should have this protection.
+    pub fn wants(&self, protection: Protection) -> bool {
+        self.kind.protections().contains(&protection)
     }
 
     /// Variables of the agent's environment that the program gets.
@@ -248,6 +266,9 @@ impl ShellRule {
             "; {mebibytes}Mi of memory, {processes} processes, {cpu_millis}m of a processor; idle for {idle} and detached for \
              {detached} at the most; {per_user} for each user and {per_node} for the node"
         ));
+        if self.wants(Protection::Uid) && self.uids != ShellUids::default() {
+            text.push_str(&format!("; uids {}", self.uids));
+        }
         if !self.may_be_missing.is_empty() {
             let names: Vec<_> = self.may_be_missing.iter().map(|own| own.name()).collect();
             text.push_str(&format!("; also without {}", names.join(", ")));
