@@ -289,7 +289,7 @@ mod tests {
         symlink(&kept, path.join("a/b/link")).unwrap();
         fs::write(path.join("a/b/c/file"), "").unwrap();
         for shut in ["a/b/c", "a/b", "a"] {
-            fs::set_permissions(path.join(shut), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path.join(shut), fs::Permissions::from_mode(0o0)).unwrap();
         }
         home.remove().unwrap();
         assert!(!path.exists());

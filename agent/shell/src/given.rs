@@ -1,4 +1,4 @@
-//! What a caller gives a shell beside its rule.
+//! Variables and files that a caller gives a shell beside its rule.
 
 use std::collections::BTreeMap;
 use std::fmt;

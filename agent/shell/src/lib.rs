@@ -24,10 +24,10 @@
 //!
 //! A shell of the kind `node` is there to see and change the node: it has the `cgroup` alone.
 //!
-//! What the system refuses is found by trying, for each shell and by [`Shells::probe`]. Where the rule does not say that it may be missing,
+//! A refusal of the system is found by trying, for each shell and by [`Shells::probe`]. Where the rule does not say that it may be missing,
 //! nothing runs, and [`OpenError::Unprotected`] names it with the reason; otherwise [`ShellRecord::lacks`] does.
 //!
-//! Every other program than the shell's gets no descriptor, variable, signal disposition or folder of the agent's, whatever is missing.
+//! A shell of either kind gets no descriptor of the agent's, no variable but those that its rule names, and the usual effect of each signal.
 //!
 //! **Without a cgroup**, memory is bounded for each process and not for all together, and memory that processes share is not bounded. **Without
 //! a mount namespace**, files that a shell leaves outside of its home, as in `/tmp`, are those of a later shell with the same uid.
@@ -84,7 +84,7 @@ use self::shared::Shared;
 #[derive(Clone, Debug)]
 pub struct Shells(Arc<Shared>);
 
-/// What the shells of a node need of their agent.
+/// The files and folders of an agent that its shells need, or must not see.
 #[derive(Clone, Debug)]
 pub struct Settings {
     helper: Helper,

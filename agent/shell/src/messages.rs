@@ -100,7 +100,7 @@ impl Messages {
 
     /// The next message; `None` behind the last one.
     async fn next(&mut self) -> io::Result<Option<Told>> {
-        // What was read before the future was dropped is in the line.
+        // The line has the bytes that were read before a future was dropped.
         let left = limits::MESSAGE_BYTES.saturating_sub(self.line.len());
         let left = u64::try_from(left).unwrap_or_default();
         let mut talk = (&mut self.talk).take(left);

@@ -1,7 +1,7 @@
 //! The protections of the node, of the agent and of other shells from a shell, and those that are missing.
 //!
-//! Whether the system gives one is tried for each shell, by the process that becomes its program: what a kernel is built with, what a
-//! container may do and what an administrator has turned off say less. A trial without a program is [`Shells::probe`](crate::Shells::probe).
+//! The process that becomes a shell's program tries each of them: the kernel's configuration, the rights of a container and the settings of an
+//! administrator cannot be known otherwise. A trial without a program is [`Shells::probe`](crate::Shells::probe).
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl fmt::Display for Lack {
     }
 }
 
-/// What is missing of those that a shell should have.
+/// The protections that a shell should have, and that it lacks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lacks(Vec<Lack>);
 

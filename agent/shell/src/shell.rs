@@ -47,7 +47,7 @@ pub(crate) struct Shell {
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
-/// What a shell has been given, and what not.
+/// The uid of a shell, and the protections that it lacks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guarded {
     pub(crate) uid: Option<u32>,

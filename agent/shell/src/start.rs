@@ -231,7 +231,7 @@ async fn launch(
     };
     let start = timeout(limits::START_TIME, talked).await;
     let start = start.map_err(|_| OpenError::Slow)?;
-    // First: what else failed may have failed for that.
+    // First: another failure may come of it.
     lacks.check(order.rule)?;
     let start = start.map_err(|error| error.named(plan.program.as_ref()))?;
     let has_init = start == Start::Child;

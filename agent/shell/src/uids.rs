@@ -34,7 +34,7 @@ pub(crate) fn take(base: &Opened, uids: ShellUids) -> io::Result<Option<Lease>> 
         let Some(lock) = base.lock(uid)? else {
             continue;
         };
-        // Behind the lock: what had it before may be dying still.
+        // Behind the lock: processes of the shell before may be dying still.
         if !has_processes(uid)? {
             return Ok(Some(Lease { uid, _lock: lock }));
         }

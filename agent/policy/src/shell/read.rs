@@ -299,10 +299,10 @@ shells:
         let kubectl = "kubectl: {program: /bin/sh}";
         let rule = |uids: &str| {
             let policy = Policy::from_yaml(&format!("shells: {{{uids}{kubectl}}}"));
-            let rule = policy.and_then(|policy| {
+            let rule = policy.map(|policy| {
                 let line = policy.lines().next().map(|line| line.content);
                 let rule = policy.decide_shell(ShellKind::Kubectl, "alice", &[]);
-                Ok((rule.unwrap(), line.unwrap()))
+                (rule.unwrap(), line.unwrap())
             });
             rule.map_err(|error| error.to_string())
         };

@@ -37,7 +37,7 @@ impl Group {
         let quota = u64::from(cpu_millis).saturating_mul(PERIOD / 1000);
         for (file, value) in [
             ("memory.max", memory.to_string()),
-            // A program that has some killed is not worth having: what is left would not know.
+            // All of them end: the rest of a shell would not know that a part of it is gone.
             ("memory.oom.group", "1".to_owned()),
             ("pids.max", processes.to_string()),
             ("cpu.max", format!("{quota} {PERIOD}")),
@@ -87,9 +87,8 @@ impl Group {
         let deadline = Instant::now() + limits::GROUP_END;
         loop {
             let killed = self.kill();
-            let folders = self.folders().into_iter().rev();
-            let removed = folders.map(fs::remove_dir).collect::<io::Result<()>>();
-            match removed {
+            let mut folders = self.folders().into_iter().rev();
+            match folders.try_for_each(fs::remove_dir) {
                 // The kernel removes none of whose processes some have yet to die.
                 Err(error) if error.raw_os_error() == Some(BUSY) && Instant::now() < deadline => {
                     thread::sleep(limits::SEARCH_AGAIN);

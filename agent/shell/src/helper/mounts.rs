@@ -29,7 +29,7 @@ const OWN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// Arranges them in a mount namespace that is new.
 pub(super) fn arrange(plan: &Plan) -> Result<(), Refused> {
-    // Nothing goes out. What the node unmounts is unmounted here too: a volume that a shell kept would be busy for days.
+    // No mount goes out. One that the node unmounts is unmounted here too: a volume that a shell kept would be busy for days.
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags).map_err(Refused::to("mount propagation"))?;
     make_read_only()?;
@@ -80,7 +80,7 @@ fn make_read_only() -> Result<(), Refused> {
     Ok(())
 }
 
-/// What a mount has, and does not lose.
+/// The options of a mount that it keeps.
 fn held(mount: &Mount) -> MountFlags {
     let options = mount.options.iter().map(|option| match option.as_str() {
         "nodev" => MountFlags::NODEV,
@@ -148,7 +148,7 @@ impl Scratch {
     }
 }
 
-/// Folders that the shell's user may pass through, whatever the agent's umask.
+/// Folders that the shell's user may pass through: the agent's umask does not count.
 fn make_place(path: &Path) -> io::Result<()> {
     let held = umask(Mode::empty());
     let made = fs::DirBuilder::new()

@@ -36,8 +36,7 @@ pub(super) fn become_user(uid: u32) -> Result<(), Refused> {
     set_thread_res_uid(owner, owner, owner).map_err(Refused::to("setresuid"))
 }
 
-/// The bounding set, for which a capability is needed that a user does not have: before all else. What is left of it is looked at in
-/// [`drop_capabilities`].
+/// The bounding set, for which a capability is needed that a user does not have: before all else. [`drop_capabilities`] looks at the rest of it.
 pub(super) fn drop_bounding_set() {
     for capability in all() {
         // The kernel knows no more from the first one on that it refuses for that reason.

@@ -21,7 +21,8 @@ pub(super) fn reset() -> io::Result<Option<Runtime>> {
     let entered = runtime.enter();
     for number in ignored {
         let number = i32::try_from(number).unwrap_or_default();
-        // Faults (SIGSEGV and its like) cannot be caught this way. Their being ignored changes nothing for one that happens.
+        // Faults (SIGSEGV and its like) cannot be caught this way: one that happens ends the program all the same. Neither can the two
+        // that are the C library's own.
         let _ = signal(SignalKind::from_raw(number));
     }
     drop(entered);

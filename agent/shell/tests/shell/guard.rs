@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use underpass_agent_policy::{Protection, ShellKind, ShellRule};
@@ -23,7 +24,7 @@ async fn gives(world: &World, protection: Protection) -> bool {
     let lacks = lacks.unwrap();
     let given = lacks.iter().all(|lack| lack.protection != protection);
     let is_root = rustix::process::geteuid().is_root();
-    // What needs no privilege is there, and so is all that root's give: only the cgroup is the system's own affair.
+    // Two need no privilege, and root has those for all others: only the cgroup is the system's own affair.
     match protection {
         Protection::Cgroup => {}
         Protection::NoNewPrivileges | Protection::ResourceLimits => assert!(given, "{lacks:?}"),
@@ -424,7 +425,7 @@ async fn rule_12_a_program_that_hides_from_its_end_ends() {
         let has_group = match shell {
             ShellKind::Node => {
                 let lacks = world.shells.probe(&kind(shell, "program: /bin/true")).await;
-                // Bounds may be missing: what matters here is the group.
+                // Bounds may be missing: the group alone matters here.
                 let lacks: Vec<Lack> = lacks.unwrap();
                 !lacks
                     .iter()
@@ -487,4 +488,123 @@ async fn jobs_are_stopped_and_go_on() {
     seen.type_in("echo $?; exit 3\n").await;
     seen.until("130\r\n").await;
     assert_eq!(seen.end().await.exit, Exit::Status(3));
+}
+
+/// As an agent that is started by nohup(1) ignores SIGHUP.
+#[tokio::test]
+async fn rule_17_signals_that_the_agent_ignores_have_their_usual_effect() {
+    const TEST: &str = "guard::rule_17_signals_that_the_agent_ignores_have_their_usual_effect";
+    if std::env::var_os("IGNORES").is_none() {
+        let own = std::env::current_exe().unwrap();
+        let mut command = tokio::process::Command::new("/bin/sh");
+        command.args([
+            "-c",
+            "trap '' HUP INT QUIT USR1 TSTP PIPE; exec \"$@\"",
+            "sh",
+        ]);
+        command.arg(own).args(["--exact", TEST]).env("IGNORES", "1");
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}"
+        );
+        return;
+    }
+    let world = World::new();
+    let ignored = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(!ignored.contains("SigIgn:\t0000000000000000"), "{ignored}");
+    for shell in ShellKind::ALL {
+        let shows = kind(
+            shell,
+            "program: /bin/grep, arguments: [-E, 'Sig(Ign|Blk)', /proc/self/status]",
+        );
+        let mut seen = world.run(&shows).await;
+        seen.end().await;
+        let text = seen.text();
+        let masks = text.lines().filter_map(|line| line.split_once(':'));
+        let masks = masks.map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).unwrap());
+        // The two that are the C library's own stay as they came.
+        assert!(masks.map(|mask| mask & !0x1_8000_0000).eq([0, 0]), "{shell}: {text}");
+    }
+}
+
+/// The agent of [`rule_12_shells_of_an_agent_that_is_killed_end`]: it opens a shell of each kind, and waits to be killed.
+async fn agent(folder: &Path) {
+    let shells = Shells::with(Settings::new(helper()).homes(folder.join("homes")));
+    for shell in ShellKind::ALL {
+        let stubborn = "trap '' HUP; echo $HOME; while :; do sleep 1; done";
+        let stubborn = kind(shell, &scripted(stubborn, ""));
+        let id = shells
+            .open(&stubborn, alice(), terminal())
+            .await
+            .unwrap()
+            .id;
+        fs::write(folder.join(shell.name()), id.as_str()).unwrap();
+    }
+    fs::rename(folder.join("node"), folder.join("both")).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn rule_12_shells_of_an_agent_that_is_killed_end() {
+    const TEST: &str = "guard::rule_12_shells_of_an_agent_that_is_killed_end";
+    if let Some(folder) = std::env::var_os("FOLDER") {
+        return agent(Path::new(&folder)).await;
+    }
+    let world = World::new();
+    let has_pids = gives(&world, Protection::PidNamespace).await;
+    let folder = world.folder.path();
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST])
+        .env("FOLDER", folder)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("both shells are open", || folder.join("both").exists()).await;
+    let [kubectl, node] =
+        ["kubectl", "both"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    let runs = |id: &str| {
+        let mut all = processes().into_iter();
+        all.any(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(id) && lives(&pid)
+        })
+    };
+    assert!(runs(&kubectl) && runs(&node));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    if has_pids {
+        eventually("the namespace has ended", || !runs(&kubectl)).await;
+    }
+    let homes = || {
+        let entries = fs::read_dir(folder.join("homes")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("agent-")).count()
+    };
+    assert_eq!(homes(), 2);
+    // The next agent.
+    let next = Shells::with(Settings::new(helper()).homes(folder.join("homes")));
+    let lacks = next.probe(&rule("program: /bin/true")).await.unwrap();
+    assert_eq!(homes(), 2, "this agent's own, and the next one's");
+    let mut bounds = lacks
+        .iter()
+        .filter(|lack| lack.protection == Protection::Cgroup);
+    // Without any group a program of root's that ignores the hangup lives on.
+    match bounds.next() {
+        Some(lack) if !lack.why.contains("controllers") => {
+            for pid in processes() {
+                let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                if String::from_utf8_lossy(&environment).contains(&node) {
+                    let _ = std::process::Command::new("kill")
+                        .args(["-9", &pid])
+                        .status();
+                }
+            }
+        }
+        _ => assert!(
+            !runs(&node),
+            "the group of an agent that was killed has not ended"
+        ),
+    }
 }
