@@ -31,11 +31,15 @@ pub(crate) struct Lacks(Vec<Lack>);
 impl Lacks {
     /// The first reason for each stays.
     pub(crate) fn add(&mut self, protection: Protection, why: impl Into<String>) {
-        if !self.0.iter().any(|own| own.protection == protection) {
+        if !self.have(protection) {
             let why = why.into();
             self.0.push(Lack { protection, why });
             self.0.sort_by_key(|own| own.protection);
         }
+    }
+
+    pub(crate) fn have(&self, protection: Protection) -> bool {
+        self.0.iter().any(|own| own.protection == protection)
     }
 
     /// Those without which its rule allows no shell.

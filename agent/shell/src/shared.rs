@@ -91,7 +91,7 @@ impl Shared {
             match (started, shell.terminal()) {
                 (Ok(mut process), Some(master)) => {
                     shell.note_guarded(Guarded {
-                        uid: process.hold.uid(),
+                        uid: process.uid(),
                         lacks: std::mem::take(&mut process.lacks).into_all(),
                     });
                     let record = shell.record();

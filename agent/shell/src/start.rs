@@ -54,6 +54,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The uid that is its own alone.
+    pub(crate) fn uid(&self) -> Option<u32> {
+        let uid = self.hold.uid();
+        uid.filter(|_| !self.lacks.have(Protection::Uid))
+    }
+
     /// Waits until the program has ended. It is not reaped by that.
     pub(crate) async fn ended(&mut self) {
         if let Some(messages) = &mut self.messages {

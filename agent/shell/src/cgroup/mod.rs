@@ -116,24 +116,24 @@ fn bounds(own: &Path, shells: &Path) -> Result<(), String> {
         ));
     }
     for name in CONTROLLERS {
-        pass_on(own, name)
-            .or_else(|error| match error.raw_os_error() {
-                // A group with processes of its own passes nothing on: the agent goes into one beside those of shells.
-                Some(error) if error == Errno::BUSY.raw_os_error() => {
-                    step_aside(own)?;
-                    pass_on(own, name)
-                }
-                _ => Err(error),
-            })
-            .and_then(|()| pass_on(shells, name))
-            .map_err(|error| {
-                format!(
-                    "the controller {name} cannot bound groups below {}: {error}",
-                    own.display()
-                )
-            })?;
+        pass_down(own, shells, name).map_err(|error| {
+            let own = own.display();
+            format!("the controller {name} cannot bound groups below {own}: {error}")
+        })?;
     }
     Ok(())
+}
+
+fn pass_down(own: &Path, shells: &Path, controller: &str) -> io::Result<()> {
+    match pass_on(own, controller) {
+        // A group with processes of its own passes nothing on: the agent goes into one beside those of shells.
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+            step_aside(own)?;
+            pass_on(own, controller)?;
+        }
+        passed => passed?,
+    }
+    pass_on(shells, controller)
 }
 
 fn pass_on(group: &Path, controller: &str) -> io::Result<()> {

@@ -92,3 +92,66 @@ fn groups_of_an_agent_that_was_killed_are_removed_and_those_of_another_one_are_n
     assert!(!gone.exists());
     assert!(theirs.path.exists() && mine.path.exists() && own.path().join("other").exists());
 }
+
+/// The kernel's own hierarchy, with any controller that it has: an agent in a group that is not the root.
+#[test]
+fn an_agent_steps_aside_where_its_group_may_not_have_processes() {
+    const TEST: &str = "cgroup::tests::an_agent_steps_aside_where_its_group_may_not_have_processes";
+    if let Some(own) = std::env::var_os("GROUP") {
+        let controller = std::env::var("CONTROLLER").unwrap();
+        let own = Path::new(&own);
+        let shells = own.join("shells");
+        fs::create_dir(&shells).unwrap();
+        pass_down(own, &shells, &controller).unwrap();
+        pass_down(own, &shells, &controller).unwrap();
+        assert!(words(&shells.join("cgroup.subtree_control")).contains(&controller));
+        assert_eq!(find::own().unwrap(), own);
+        let now = fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert!(
+            now.lines()
+                .any(|line| line.starts_with("0::") && line.ends_with(AGENT)),
+            "{now}"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder
+        .path()
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .replace('.', "underpass-test-");
+    let made = find::own().and_then(|own| {
+        let controller = words(&own.join("cgroup.controllers")).into_iter().next();
+        let controller = controller.ok_or("no controller at all")?;
+        pass_on(&own, &controller).map_err(|error| error.to_string())?;
+        fs::create_dir(own.join(&name)).map_err(|error| error.to_string())?;
+        Ok((own.join(&name), controller))
+    });
+    let (own, controller) = match made {
+        Ok(made) => made,
+        // The same reason has a shell be without a group, or without bounds.
+        Err(why) => {
+            let created = Groups::default().create(&name, RESOURCES);
+            assert!(
+                created.is_err() || created.is_ok_and(|(_, lacks)| lacks.is_some()),
+                "{why}"
+            );
+            return;
+        }
+    };
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", "echo $$ >$GROUP/cgroup.procs && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", TEST])
+        .env("GROUP", &own)
+        .env("CONTROLLER", controller)
+        .output()
+        .unwrap();
+    Group::new(own).end().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}

@@ -4,8 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitCode};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, WaitStatus, set_parent_process_death_signal, wait};
+use rustix::time::Timespec;
 
 use super::guard::{Failure, Guard};
 use super::{inside, privileges};
@@ -14,6 +16,11 @@ use crate::talk::{Outcome, Stage, Step, Told};
 pub(super) fn run(guard: &mut Guard) -> Result<ExitCode, Failure> {
     // Where the process before it is killed, the shell goes with it.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::at(Step::Init))?;
+    // It may have been killed before that. It says nothing behind the plan: this would be its end.
+    let mut ready = [PollFd::new(&guard.talk, PollFlags::IN)];
+    if poll(&mut ready, Some(&Timespec::default())).map_err(Failure::at(Step::Init))? > 0 {
+        return Ok(ExitCode::FAILURE);
+    }
     inside::enter(guard, true)?;
     let (child, talk) = guard.next(Stage::Program)?;
     guard.let_go()?;

@@ -525,7 +525,10 @@ async fn rule_17_signals_that_the_agent_ignores_have_their_usual_effect() {
         let masks = text.lines().filter_map(|line| line.split_once(':'));
         let masks = masks.map(|(_, mask)| u64::from_str_radix(mask.trim(), 16).unwrap());
         // The two that are the C library's own stay as they came.
-        assert!(masks.map(|mask| mask & !0x1_8000_0000).eq([0, 0]), "{shell}: {text}");
+        assert!(
+            masks.map(|mask| mask & !0x1_8000_0000).eq([0, 0]),
+            "{shell}: {text}"
+        );
     }
 }
 
