@@ -203,14 +203,15 @@ async fn rule_17_a_shell_sees_no_other_shell() {
     }
     let mut theirs = world
         .run(&script(
-            "echo s3cret >$HOME/file; echo s3cret >/tmp/file; echo $HOME; exec sleep 1000",
+            "umask 0; chmod 755 $HOME; for f in $HOME/file /tmp/file /var/tmp/file /dev/shm/file; do echo s3cret >$f; done; \
+             echo $HOME; exec sleep 1000",
             "",
         ))
         .await;
     let home = theirs.until("\n").await.trim().to_owned();
     let id = theirs.id();
     let pid = world.outside(&id, "2");
-    let attacks = "ls -la $H/..; cat $H/file /tmp/file; ps -e -o pid=,args=; kill -9 $P; ls /dev/pts; for t in /dev/pts/[0-9]*; do [ $t = $(tty) ] || cat $t; done; ipcs -q; ls /dev/shm; echo over";
+    let attacks = "ls -la $H/..; cat $H/file /tmp/file /var/tmp/file /dev/shm/file; ps -e -o pid=,args=; kill -9 $P; ls /dev/pts; for t in /dev/pts/[0-9]*; do [ $t = $(tty) ] || cat $t; done; ipcs -q; ls /dev/shm; echo over";
     let set = format!(", environment: {{set: {{H: {home:?}, P: '{pid}'}}}}");
     let mut seen = world.run(&script(attacks, &set)).await;
     assert_eq!(seen.end().await.exit, Exit::Status(0));
