@@ -97,8 +97,8 @@ impl Parent {
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        // Groups of shells that could not be ended are swept by the next agent.
-        let _ = fs::remove_dir(&self.path);
+        // With the groups of shells that were not waited for. The next agent tries once more.
+        let _ = Group::new(self.path.clone()).end();
     }
 }
 
