@@ -185,12 +185,19 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
         let reporting = async move { cluster::report(&asked).await };
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
-    let shells = helper.map(|helper| Arc::new(AgentShells::new(helper, Arc::clone(&policies))));
-    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
+    let own = own_files(&cli);
+    let shells = helper.map(|helper| {
+        let policies = Arc::clone(&policies);
+        Arc::new(AgentShells::new(helper, policies, &own))
+    });
+    let targets = Targets::new(Arc::clone(&policies), own, open_files)
         .with_operations(operations.clone())
         .with_shells(shells.clone());
     let _enforcing = shells.clone().map(|shells| {
-        let enforcing = async move { shells.enforce().await };
+        let enforcing = async move {
+            shells.report().await;
+            shells.enforce().await;
+        };
         AbortOnDropHandle::new(tokio::spawn(enforcing))
     });
     let (role, targets) = (cli.key.role(), Arc::new(targets));

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use thiserror::Error;
+use underpass_core::ShellKind;
 
-use crate::shell::ShellKind;
 use crate::special::SpecialAddress;
 
 /// A target that the policy allows.

@@ -25,12 +25,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use underpass_core::{AgentRole, ImpersonationPolicy, Target, TcpTarget, UnixTarget};
+pub use underpass_core::{ShellKind, UnknownShellKind};
 
 pub use self::decision::{Allowed, Denied, Remaining};
 pub use self::file::PolicyError;
 pub use self::host::{Host, Service};
 pub use self::operation::{ArgumentError, Operation, OperationError, ValueError};
-pub use self::shell::{Protection, ShellKind, ShellResources, ShellRule, UnknownShellKind};
+pub use self::shell::{Protection, ShellResources, ShellRule, ShellUids};
 pub use self::special::SpecialAddress;
 
 use self::impersonation::Impersonation;
@@ -221,6 +222,11 @@ impl Policy {
             true => Ok(Arc::clone(rule)),
             false => Err(Denied::ShellCaller(kind)),
         }
+    }
+
+    /// Its words about shells.
+    pub fn shells(&self) -> &[Arc<ShellRule>] {
+        &self.shells
     }
 
     /// Its operations, in the file's order.

@@ -74,3 +74,13 @@ pub const SHELLS_OF_NODE: usize = 16;
 
 /// The most that a rule may give either: each takes some MiB of the agent's memory.
 pub const SHELLS: usize = 64;
+
+/// The uids of shells where the policy says nothing. No distribution gives these to users, and neither do systemd (which stays below
+/// 1,879,048,192), container runtimes, or directories of users that follow them; programs that keep a uid in a signed number can.
+pub const SHELL_UIDS: RangeInclusive<u32> = 2_000_000_000..=2_000_000_063;
+
+/// The uids that a policy may name. Those below belong to the system's own users, and the last one is no uid.
+pub const SHELL_UIDS_RANGE: RangeInclusive<u32> = 1000..=u32::MAX - 1;
+
+/// Uids of one policy: each is looked for among the processes of the node before it is given.
+pub const SHELL_UIDS_MOST: u32 = 4096;

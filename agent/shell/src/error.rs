@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use underpass_agent_policy::{Protection, ShellKind};
+use underpass_agent_policy::{ShellKind, ShellUids};
 
 use crate::limits;
+use crate::protection::Lack;
 
 /// Why a shell is not opened. The text is a sentence for the caller, and the source for the log.
 #[derive(Debug, Error)]
@@ -35,14 +36,34 @@ pub enum OpenError {
     /// A protection that the policy asks for is missing.
     #[error(
         "the node's agent cannot give a {kind} shell these protections, without which its policy does not allow one: {}",
-        names(.missing)
+        texts(.missing)
     )]
     Unprotected {
         /// The kind.
         kind: ShellKind,
-        /// Those that are missing.
-        missing: Vec<Protection>,
+        /// Those that are missing, each with the reason.
+        missing: Vec<Lack>,
     },
+    /// Each uid of the policy's range is a shell's, a user's, or a process's.
+    #[error(
+        "the node has no uid left for a shell: each of {uids}, which its policy names (`shells.uids`), belongs to a shell, a user or a \
+         process"
+    )]
+    NoUid {
+        /// The range.
+        uids: ShellUids,
+    },
+    /// There can be no home for it.
+    #[error("the node's agent cannot make a home for the shell in {}: {source}", .base.display())]
+    Home {
+        /// The folder of all homes.
+        base: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A variable or a file that the caller gives is not one that a shell can have.
+    #[error("the shell cannot have this: {0}")]
+    Given(String),
     /// The name of the terminal's kind has other characters than such names have.
     #[error(
         "the kind of a terminal (TERM) has 1 to {} letters, digits, '-', '+', '_' and '.'",
@@ -79,9 +100,9 @@ pub enum OpenError {
     Stopping,
 }
 
-fn names(protections: &[Protection]) -> String {
-    let names: Vec<_> = protections.iter().map(|own| own.name()).collect();
-    names.join(", ")
+fn texts(missing: &[Lack]) -> String {
+    let texts: Vec<_> = missing.iter().map(Lack::to_string).collect();
+    texts.join(", ")
 }
 
 /// There is no such shell, or it is another user's: the caller does not learn which.

@@ -1,7 +1,5 @@
 //! The life of a shell, from its program's start to the end of its last process.
 
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
 use std::sync::Arc;
 
 use rustix::process::Signal;
@@ -11,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::limits;
 use crate::processes::Processes;
 use crate::pty::Master;
-use crate::record::{Cause, End, Exit};
+use crate::record::{Cause, End};
 use crate::shell::{Shell, Shown};
 use crate::start::Process;
 
@@ -131,10 +129,8 @@ async fn end(shell: &Shell, mut process: Process) -> End {
         cause = expired(shell) => cause,
     };
     hang_up(shell, &process.all).await;
-    // Only now: until it is reaped, the session's number is its own.
-    let status = process.child.wait().await;
     End {
-        exit: status.map_or(Exit::Unknown, exit),
+        exit: process.finish().await,
         cause,
     }
 }
@@ -179,6 +175,12 @@ async fn hang_up(shell: &Shell, all: &Processes) {
         sleep(limits::HANGUP_AGAIN).await;
         left = signal(all, None).await;
     }
+    if left == 0 {
+        return;
+    }
+    let killing = all.clone();
+    // Its failure has the search below find more.
+    let _ = tokio::task::spawn_blocking(move || killing.kill_at_once()).await;
     for _ in 0..limits::SEARCHES {
         if signal(all, Some(Signal::KILL)).await == 0 {
             return;
@@ -203,10 +205,4 @@ async fn signal(all: &Processes, signal: Option<Signal>) -> usize {
         }
         Err(_gone) => 0,
     }
-}
-
-fn exit(status: ExitStatus) -> Exit {
-    let code = status.code().map(Exit::Status);
-    let exit = code.or_else(|| status.signal().map(Exit::Signal));
-    exit.unwrap_or(Exit::Unknown)
 }

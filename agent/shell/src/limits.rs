@@ -53,8 +53,54 @@ pub const START_TIME: Duration = Duration::from_secs(10);
 /// The plan of a program, which is the policy's: a thousand arguments of 4 KiB, escaped.
 pub const PLAN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A helper's report: a step and a number.
-pub const REPORT_BYTES: u64 = 1024;
+/// One message of a helper: a protection, and the reason that it is missing.
+pub const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// The time for a PID namespace to end once its last other process has, or has been killed.
+pub const INIT_TIME: Duration = Duration::from_secs(1);
+
+/// The time for the processes of a cgroup to die once they are killed.
+pub const GROUP_END: Duration = Duration::from_secs(5);
+
+/// Cgroups that a shell of root's made below its own, and that are removed with it.
+pub const GROUPS: usize = 4096;
+
+/// Processes of the agent's in a shell's cgroup: that which waits for the namespace, and the first of the namespace.
+pub const KEEPERS: u64 = 2;
+
+/// Files, folders and links of a shell's own, in memory: a few large repositories. Each takes a KiB of the kernel's.
+pub const INODES: u32 = 100_000;
+
+/// Open files of a process, and the number to which it may raise that: select(2) breaks beyond the first.
+pub const FILES: u64 = 1024;
+
+/// See [`FILES`].
+pub const FILES_MOST: u64 = 16 * 1024;
+
+/// Memory that a process of a shell may lock, as Linux has it for users.
+pub const LOCKED_BYTES: u64 = 8 * 1024 * 1024;
+
+/// POSIX message queues of a shell, as Linux has it for users.
+pub const QUEUE_BYTES: u64 = 819_200;
+
+/// Signals that wait for processes of a shell.
+pub const SIGNALS: u64 = 4096;
+
+/// The stack of a process, as Linux has it for users, and the size to which it may raise that.
+pub const STACK_BYTES: u64 = 8 * 1024 * 1024;
+
+/// See [`STACK_BYTES`].
+pub const STACK_BYTES_MOST: u64 = 64 * 1024 * 1024;
+
+/// How much sooner than another program the kernel ends a shell where the node has no memory left (`oom_score_adj`): half of all
+/// memory weighs as much.
+pub const VICTIM: i32 = 500;
+
+/// Files that a caller gives a shell, and variables.
+pub const GIVEN: usize = 64;
+
+/// The bytes of all of them together: a kubeconfig with its certificates has some ten KiB.
+pub const GIVEN_BYTES: usize = 1024 * 1024;
 
 /// The name of a terminal's kind, as in `xterm-256color`.
 pub const TERM_BYTES: usize = 64;

@@ -1,9 +1,10 @@
-//! The processes of a shell: those of its session, those that they have started in sessions of their own, and those that have its mark.
+//! The processes of a shell: those of its session or its PID namespace, those that they have started, those that have its mark, and those
+//! in its cgroup.
 //!
-//! A process that leaves the session, loses its parent and drops its environment is not found. The protection `cgroup` will be the
-//! answer to that one.
+//! Where there is neither a PID namespace nor a cgroup, a process that leaves the session, loses its parent and drops its environment is
+//! not found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -11,17 +12,21 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
+use crate::cgroup::Group;
 use crate::limits;
 use crate::record::ShellId;
 
 /// The variable with the id of the shell, by which its processes are known.
 pub(crate) const MARK: &str = "UNDERPASS_SHELL_ID";
 
-/// The processes of one shell. Its leader must not be reaped meanwhile: until then the session's number is its own.
+/// The processes of one shell. The helper must not be reaped meanwhile: until then the number is its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes {
-    leader: Pid,
+    /// The helper, which is the leader of the program's session, or waits for a PID namespace.
+    helper: Pid,
     mark: Vec<u8>,
+    group: Option<Group>,
+    has_namespace: bool,
 }
 
 /// proc_pid_stat(5).
@@ -34,26 +39,64 @@ struct Stat {
 }
 
 impl Processes {
-    pub(crate) fn new(leader: Pid, id: &ShellId) -> Self {
+    pub(crate) fn new(
+        helper: Pid,
+        id: &ShellId,
+        group: Option<Group>,
+        has_namespace: bool,
+    ) -> Self {
         Self {
-            leader,
+            helper,
             mark: format!("{MARK}={id}").into_bytes(),
+            group,
+            has_namespace,
         }
+    }
+
+    /// Kills all that can be killed at once: neither a fork nor another session gets away. Blocks.
+    pub(crate) fn kill_at_once(&self) {
+        self.kill_namespace();
+        if let Some(Err(error)) = self.group.as_ref().map(Group::kill) {
+            tracing::debug!("the cgroup of a shell cannot be killed: {error}");
+        }
+    }
+
+    /// Kills the first process of the PID namespace: the kernel kills all the others. Blocks.
+    pub(crate) fn kill_namespace(&self) {
+        let all = read_all().unwrap_or_default();
+        let keepers = self.keepers(&all);
+        let inits = keepers.iter().filter(|number| **number != self.number());
+        for (pid, stat) in inits.filter_map(|init| all.get(init)) {
+            if let Err(error) = send(*pid, stat, Signal::KILL) {
+                tracing::debug!(
+                    ?pid,
+                    "the first process of a shell's namespace lives on: {error}"
+                );
+            }
+        }
+    }
+
+    fn number(&self) -> i32 {
+        self.helper.as_raw_nonzero().get()
+    }
+
+    /// The processes of the agent's that wait for the shell's: they end by themselves, and hear no signal meanwhile.
+    fn keepers(&self, all: &All) -> HashSet<i32> {
+        if !self.has_namespace {
+            return HashSet::new();
+        }
+        let inits = all
+            .iter()
+            .filter(|(_, (_, stat))| stat.parent == self.number());
+        let inits = inits.map(|(number, _)| *number);
+        inits.chain([self.number()]).collect()
     }
 
     /// Sends a signal to each that lives, and gives their number. Blocks.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<usize> {
         let mut number: usize = 0;
         for (pid, stat) in self.find()? {
-            // Held, the number stands for this process: it is looked at again before the signal is sent.
-            let sent = match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(process) if read_stat(pid).is_some_and(|now| now.started == stat.started) => {
-                    pidfd_send_signal(&process, signal)
-                }
-                Ok(_) => continue,
-                Err(error) => Err(error),
-            };
-            match sent {
+            match send(pid, &stat, signal) {
                 Ok(()) => {}
                 Err(Errno::SRCH) => continue,
                 Err(error) => tracing::debug!(?pid, "no signal for a process of a shell: {error}"),
@@ -69,20 +112,16 @@ impl Processes {
     }
 
     fn find(&self) -> io::Result<Vec<(Pid, Stat)>> {
-        let mut all = HashMap::new();
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let pid = name.to_str().and_then(|name| name.parse().ok());
-            let pid = pid.and_then(Pid::from_raw);
-            let pid = pid.filter(|pid| *pid != getpid());
-            if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, read_stat(pid)?))) {
-                all.insert(pid.as_raw_nonzero().get(), (pid, stat));
-            }
-        }
+        let all = read_all()?;
         let mut own: HashMap<i32, (Pid, Stat)> = HashMap::new();
-        let leader = self.leader.as_raw_nonzero().get();
+        let helper = self.number();
+        let grouped: HashSet<_> = match &self.group {
+            Some(group) => group.processes().into_iter().collect(),
+            None => HashSet::new(),
+        };
         for (number, (pid, stat)) in &all {
-            if stat.session == leader || self.has_mark(*pid) {
+            let is_own = *number == helper || stat.session == helper;
+            if is_own || grouped.contains(pid) || self.has_mark(*pid) {
                 own.insert(*number, (*pid, *stat));
             }
         }
@@ -100,8 +139,9 @@ impl Processes {
             }
             own.extend(more);
         }
-        let lives = |(_, stat): &(Pid, Stat)| !stat.is_dead;
-        Ok(own.into_values().filter(lives).collect())
+        let keepers = self.keepers(&all);
+        own.retain(|number, (_, stat)| !stat.is_dead && !keepers.contains(number));
+        Ok(own.into_values().collect())
     }
 
     fn has_mark(&self, pid: Pid) -> bool {
@@ -116,6 +156,33 @@ impl Processes {
             && environment
                 .split(|byte| *byte == 0)
                 .any(|own| own == self.mark)
+    }
+}
+
+type All = HashMap<i32, (Pid, Stat)>;
+
+/// Every process of the node but this one.
+fn read_all() -> io::Result<All> {
+    let mut all = HashMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        let pid = pid.and_then(Pid::from_raw);
+        let pid = pid.filter(|pid| *pid != getpid());
+        if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, read_stat(pid)?))) {
+            all.insert(pid.as_raw_nonzero().get(), (pid, stat));
+        }
+    }
+    Ok(all)
+}
+
+/// Sends a signal to a process that was found.
+fn send(pid: Pid, stat: &Stat, signal: Signal) -> Result<(), Errno> {
+    // Held, the number stands for this process: it is looked at again before the signal is sent.
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    match read_stat(pid) {
+        Some(now) if now.started == stat.started => pidfd_send_signal(&process, signal),
+        _ => Err(Errno::SRCH),
     }
 }
 

@@ -1,31 +1,71 @@
-//! The protections of the node, of the agent and of other shells from a shell.
+//! The protections of the node, of the agent and of other shells from a shell, and those that are missing.
 //!
-//! **None of them is built yet**: a shell runs as the agent's own user, and has what that has. A rule of the policy therefore has to
-//! name each protection of its kind as one that may be missing, and without that no shell is opened. Each that is built is listed in
-//! [`BUILT`], is asked of the system here, and is entered by the [helper](crate::helper) between the new session and the program.
+//! The process that becomes a shell's program tries each of them: the kernel's configuration, the rights of a container and the settings of an
+//! administrator cannot be known otherwise. A trial without a program is [`Shells::probe`](crate::Shells::probe).
+
+use std::fmt;
 
 use underpass_agent_policy::{Protection, ShellRule};
 
 use crate::error::OpenError;
 
-/// The protections that this crate can give a shell, where the kernel allows them.
-const BUILT: &[Protection] = &[];
+/// A protection that is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// The protection.
+    pub protection: Protection,
+    /// The call that the system refuses, and its reason.
+    pub why: String,
+}
 
-/// The protections that shells of this rule's kind should have, and that this one will not have.
-///
-/// # Errors
-/// The rule allows no shell without them.
-pub(crate) fn missing(rule: &ShellRule) -> Result<Vec<Protection>, OpenError> {
-    let is_missing = |wanted: &Protection| !BUILT.contains(wanted);
-    let required: Vec<_> = rule.required_protections().filter(is_missing).collect();
-    match required.is_empty() {
-        true => {
-            let wanted = rule.kind().protections().iter().copied();
-            Ok(wanted.filter(is_missing).collect())
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.protection, self.why)
+    }
+}
+
+/// The protections that a shell should have, and that it lacks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lacks(Vec<Lack>);
+
+impl Lacks {
+    /// The first reason for each stays.
+    pub(crate) fn add(&mut self, protection: Protection, why: impl Into<String>) {
+        if !self.have(protection) {
+            let why = why.into();
+            self.0.push(Lack { protection, why });
+            self.0.sort_by_key(|own| own.protection);
         }
-        false => Err(OpenError::Unprotected {
-            kind: rule.kind(),
-            missing: required,
-        }),
+    }
+
+    pub(crate) fn have(&self, protection: Protection) -> bool {
+        self.0.iter().any(|own| own.protection == protection)
+    }
+
+    /// Those without which its rule allows no shell.
+    fn required(&self, rule: &ShellRule) -> Vec<Lack> {
+        let required: Vec<_> = rule.required_protections().collect();
+        let lacks = self.0.iter();
+        lacks
+            .filter(|own| required.contains(&own.protection))
+            .cloned()
+            .collect()
+    }
+
+    /// # Errors
+    /// The rule allows no shell without these.
+    pub(crate) fn check(&self, rule: &ShellRule) -> Result<(), OpenError> {
+        let missing = self.required(rule);
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(OpenError::Unprotected {
+                kind: rule.kind(),
+                missing,
+            }),
+        }
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Lack> {
+        self.0
     }
 }

@@ -1,11 +1,14 @@
 //! The facts about a shell that callers see.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 
 use time::OffsetDateTime;
 use underpass_agent_policy::{Protection, ShellKind};
 pub use underpass_core::{BadShellId, ShellId};
 
+use crate::protection::Lack;
 use crate::size::Size;
 
 /// The user of a shell. No other one sees that there is the shell.
@@ -26,6 +29,14 @@ pub enum Exit {
     Signal(i32),
     /// The system did not say.
     Unknown,
+}
+
+impl Exit {
+    pub(crate) fn of(status: ExitStatus) -> Self {
+        let code = status.code().map(Self::Status);
+        let exit = code.or_else(|| status.signal().map(Self::Signal));
+        exit.unwrap_or(Self::Unknown)
+    }
 }
 
 /// The reason that a shell ended.
@@ -87,6 +98,10 @@ pub struct ShellRecord {
     pub viewers: usize,
     /// Protections that shells of its kind should have, and that this one does not: its rule allows that.
     pub missing: Vec<Protection>,
+    /// The same, each with the reason.
+    pub lacks: Vec<Lack>,
+    /// The uid of its own, where its kind has one.
+    pub uid: Option<u32>,
     /// `None` while it runs.
     pub end: Option<End>,
 }

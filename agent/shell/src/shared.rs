@@ -5,18 +5,23 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::task::TaskTracker;
-use underpass_agent_policy::ShellRule;
+use underpass_agent_policy::{Protection, ShellRule};
 
+use crate::base::Base;
 use crate::error::{AttachError, OpenError, UnknownShell};
-use crate::helper::Helper;
+use crate::given::Given;
+use crate::hold::{SharedStores, Stores};
+use crate::protection::Lack;
 use crate::record::{Cause, Owner, ShellId, ShellRecord};
-use crate::shell::{Shell, lock};
+use crate::shell::{Guarded, Shell, lock};
+use crate::start::Order;
 use crate::viewer::Viewer;
-use crate::{Attach, Terminal, life, limits, protection, pty, start};
+use crate::{Attach, Settings, Size, Terminal, life, limits, pty, start};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    helper: Helper,
+    settings: Settings,
+    stores: SharedStores,
     table: Mutex<Table>,
     redrawing: Arc<Mutex<()>>,
     tasks: TaskTracker,
@@ -31,9 +36,14 @@ struct Table {
 }
 
 impl Shared {
-    pub(crate) fn new(helper: Helper) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let stores = Stores {
+            base: Base::new(settings.homes.clone()),
+            groups: Default::default(),
+        };
         Arc::new(Self {
-            helper,
+            settings,
+            stores: Arc::new(stores),
             table: Mutex::default(),
             redrawing: Arc::default(),
             tasks: TaskTracker::new(),
@@ -60,23 +70,35 @@ impl Shared {
         rule: &Arc<ShellRule>,
         owner: Owner,
         terminal: Terminal,
+        given: Given,
     ) -> Result<ShellRecord, OpenError> {
         check_term(&terminal.term)?;
-        let missing = protection::missing(rule)?;
+        given.check(rule.wants(Protection::Uid))?;
         let (master, slave) = pty::open(terminal.size).map_err(OpenError::NoTerminal)?;
-        let shell = Shell::new(rule, owner, terminal.size, master, missing);
+        let shell = Shell::new(rule, owner, terminal.size, master);
         self.enter(&shell)?;
         let shared = Arc::clone(self);
         let starting = self.tasks.spawn(async move {
-            let environment = start::environment(&shell.rule, &shell.id, &terminal.term);
-            let rule = &shell.rule;
-            let started = start::start(&shared.helper, rule, environment, &shell.id, slave).await;
+            let order = Order {
+                settings: &shared.settings,
+                rule: &shell.rule,
+                id: &shell.id,
+                term: &terminal.term,
+                given: &given,
+                is_trial: false,
+            };
+            let started = start::start(order, &shared.stores, slave).await;
             match (started, shell.terminal()) {
-                (Ok(process), Some(master)) => {
+                (Ok(mut process), Some(master)) => {
+                    shell.note_guarded(Guarded {
+                        uid: process.uid(),
+                        lacks: std::mem::take(&mut process.lacks).into_all(),
+                    });
                     let record = shell.record();
+                    let missing: Vec<_> = record.lacks.iter().map(Lack::to_string).collect();
                     tracing::info!(
-                        target: "underpass::audit", id = %shell.id, kind = %rule.kind(), user = shell.owner.user,
-                        missing = ?record.missing, "a shell begins"
+                        target: "underpass::audit", id = %shell.id, kind = %shell.rule.kind(), user = shell.owner.user,
+                        uid = record.uid, missing = missing.join(", "), "a shell begins"
                     );
                     let attending = Arc::clone(&shared);
                     shared.tasks.spawn(async move {
@@ -93,6 +115,32 @@ impl Shared {
         });
         let started = starting.await;
         started.unwrap_or_else(|gone| Err(OpenError::Helper(io::Error::other(gone))))
+    }
+
+    /// Tries the protections of a rule's shells with a shell that has no program.
+    pub(crate) async fn probe(
+        self: &Arc<Self>,
+        rule: &Arc<ShellRule>,
+    ) -> Result<Vec<Lack>, OpenError> {
+        // Its agent's side lives until the trial has ended.
+        let (_master, slave) = pty::open(Size::fit(0, 0)).map_err(OpenError::NoTerminal)?;
+        let (shared, rule) = (Arc::clone(self), Arc::clone(rule));
+        let trying = self.tasks.spawn(async move {
+            let order = Order {
+                settings: &shared.settings,
+                rule: &rule,
+                id: &ShellId::random(),
+                term: "dumb",
+                given: &Given::default(),
+                is_trial: true,
+            };
+            let mut process = start::start(order, &shared.stores, slave).await?;
+            let lacks = std::mem::take(&mut process.lacks).into_all();
+            process.finish().await;
+            Ok(lacks)
+        });
+        let tried = trying.await;
+        tried.unwrap_or_else(|gone| Err(OpenError::Helper(io::Error::other(gone))))
     }
 
     /// Takes a place for a new shell, where there is one.

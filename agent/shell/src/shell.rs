@@ -1,6 +1,6 @@
 //! One shell: its terminal, its viewers, its screen.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -8,10 +8,11 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use underpass_agent_policy::{Protection, ShellRule};
+use underpass_agent_policy::ShellRule;
 
 use crate::audience::{Audience, Next, Place, ViewerId, Writes};
 use crate::error::{AttachError, InputError};
+use crate::protection::Lack;
 use crate::pty::Master;
 use crate::record::{Cause, End, Owner, ShellId, ShellRecord};
 use crate::screen::Screen;
@@ -24,7 +25,8 @@ pub(crate) struct Shell {
     pub(crate) rule: Arc<ShellRule>,
     pub(crate) owner: Owner,
     created: OffsetDateTime,
-    missing: Vec<Protection>,
+    /// Known once its program has started.
+    guarded: OnceLock<Guarded>,
     /// `None` once it has ended.
     terminal: Mutex<Option<Arc<Master>>>,
     audience: Mutex<Audience>,
@@ -43,6 +45,13 @@ pub(crate) struct Shell {
     pub(crate) hurry: CancellationToken,
     /// Held by the viewer that is let in.
     pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// The uid of a shell, and the protections that it lacks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Guarded {
+    pub(crate) uid: Option<u32>,
+    pub(crate) lacks: Vec<Lack>,
 }
 
 /// The work of one turn of the screen's model.
@@ -69,14 +78,13 @@ impl Shell {
         owner: Owner,
         size: Size,
         master: Master,
-        missing: Vec<Protection>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: ShellId::random(),
             rule: Arc::clone(rule),
             owner,
             created: OffsetDateTime::now_utc(),
-            missing,
+            guarded: OnceLock::new(),
             terminal: Mutex::new(Some(Arc::new(master))),
             audience: Mutex::new(Audience::new(size, Instant::now())),
             screen: Mutex::new(Screen::new(size)),
@@ -99,6 +107,7 @@ impl Shell {
     }
 
     pub(crate) fn record(&self) -> ShellRecord {
+        let Guarded { uid, lacks } = self.guarded.get().cloned().unwrap_or_default();
         let audience = self.audience();
         ShellRecord {
             id: self.id.clone(),
@@ -108,9 +117,16 @@ impl Shell {
             size: audience.size(),
             output: audience.output(),
             viewers: audience.viewers(),
-            missing: self.missing.clone(),
+            missing: lacks.iter().map(|lack| lack.protection).collect(),
+            lacks,
+            uid,
             end: audience.end(),
         }
+    }
+
+    pub(crate) fn note_guarded(&self, guarded: Guarded) {
+        // It starts once.
+        let _ = self.guarded.set(guarded);
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -5,184 +5,248 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Blocking;
+use std::sync::Arc;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-use underpass_agent_policy::ShellRule;
+use underpass_agent_policy::{Protection, ShellRule};
 
+use crate::Settings;
 use crate::error::OpenError;
-use crate::helper::{Helper, Plan, Report, Step};
+use crate::given::Given;
+use crate::hold::{Hold, SharedStores};
 use crate::limits;
+use crate::messages::{Messages, Start};
 use crate::processes::{self, Processes};
-use crate::record::ShellId;
+use crate::protection::Lacks;
+use crate::record::{Exit, ShellId};
+use crate::talk::{HomePlan, Named, Plan, Program, Stage, Want};
 
 /// Where programs are: the agent's own PATH is not passed by itself.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The parts of a start.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) rule: &'a Arc<ShellRule>,
+    pub(crate) id: &'a ShellId,
+    pub(crate) term: &'a str,
+    pub(crate) given: &'a Given,
+    /// Without a program, all the rest is tried.
+    pub(crate) is_trial: bool,
+}
 
 /// A shell's program that runs, or has ended and is not reaped.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) all: Processes,
+    pub(crate) hold: Hold,
+    pub(crate) lacks: Lacks,
     ended: AsyncFd<OwnedFd>,
+    /// Of a program that is not the child itself, but the child's.
+    messages: Option<Messages>,
+    exit: Option<Exit>,
 }
 
 impl Process {
+    /// The uid that is its own alone.
+    pub(crate) fn uid(&self) -> Option<u32> {
+        let uid = self.hold.uid();
+        uid.filter(|_| !self.lacks.have(Protection::Uid))
+    }
+
     /// Waits until the program has ended. It is not reaped by that.
-    pub(crate) async fn ended(&self) {
-        if self.ended.readable().await.is_err() {
+    pub(crate) async fn ended(&mut self) {
+        if let Some(messages) = &mut self.messages {
+            self.exit = messages.end().await;
+        }
+        if self.exit.is_none() && self.ended.readable().await.is_err() {
             // The runtime ends.
             std::future::pending::<()>().await;
         }
     }
+
+    /// Ends what is left, once every process of the program's has ended or been killed.
+    pub(crate) async fn finish(mut self) -> Exit {
+        if self.messages.is_some() && timeout(limits::INIT_TIME, self.child.wait()).await.is_err() {
+            self.all.kill_namespace();
+        }
+        if let Some(group) = self.hold.group()
+            && let Err(error) = group.kill()
+        {
+            tracing::debug!("the cgroup of a shell cannot be killed: {error}");
+        }
+        // Only now: until it is reaped, the session's number is its own.
+        let status = self.child.wait().await;
+        if let (None, Some(messages)) = (self.exit, &mut self.messages) {
+            // All that hold the other end have ended.
+            let ended = timeout(limits::INIT_TIME, messages.end()).await;
+            self.exit = ended.unwrap_or_default();
+        }
+        self.hold.release().await;
+        let exit = self.exit.or_else(|| status.ok().map(Exit::of));
+        exit.unwrap_or(Exit::Unknown)
+    }
 }
 
 /// The environment of a shell's program: the agent's own is none of it but the variables that the rule names.
-pub(crate) fn environment(
-    rule: &ShellRule,
-    id: &ShellId,
-    term: &str,
-) -> BTreeMap<OsString, OsString> {
+fn environment(order: Order<'_>, hold: &Hold) -> BTreeMap<OsString, OsString> {
+    let Order {
+        rule, given, term, ..
+    } = order;
     let mut all: BTreeMap<OsString, OsString> = BTreeMap::new();
+    let home = hold.home().unwrap_or_else(|| rule.directory().into());
     all.insert("PATH".into(), PATH.into());
-    all.insert("HOME".into(), rule.directory().into());
+    all.insert("HOME".into(), home.clone().into());
     all.insert("SHELL".into(), rule.program().into());
     for variable in rule.passed_variables() {
         if let Some(value) = std::env::var_os(variable) {
             all.insert(variable.into(), value);
         }
     }
-    let set = rule.set_variables().iter();
+    let set = rule.set_variables().iter().chain(&given.environment);
     all.extend(set.map(|(variable, value)| (variable.into(), value.into())));
+    for file in &given.files {
+        if let Some(variable) = &file.variable {
+            all.insert(variable.into(), home.join(&file.name).into());
+        }
+    }
     all.insert("TERM".into(), term.into());
-    all.insert(processes::MARK.into(), id.as_str().into());
+    all.insert(processes::MARK.into(), order.id.as_str().into());
     all
+}
+
+fn plan(order: Order<'_>, hold: &Hold, is_refused: bool) -> Plan {
+    let Order { rule, given, .. } = order;
+    let required: Vec<_> = rule.required_protections().collect();
+    let wants = rule.protections().iter().map(|protection| Want {
+        protection: Named(*protection),
+        is_required: required.contains(protection),
+    });
+    let home = hold.home();
+    let directory = rule.named_directory().map(Into::into);
+    let directory = directory.or_else(|| home.clone());
+    let program = Program {
+        path: rule.program().to_owned(),
+        arguments: rule.arguments().to_vec(),
+        environment: environment(order, hold).into_iter().collect(),
+        directory: directory.unwrap_or_else(|| rule.directory().into()),
+    };
+    let files = given.files.iter();
+    let files = files.map(|file| (file.name.clone(), file.content.clone()));
+    Plan {
+        stage: Stage::Outer,
+        program: (!order.is_trial).then_some(program),
+        wants: wants.collect(),
+        is_refused,
+        uid: hold.uid(),
+        home: home.map(|path| HomePlan {
+            path,
+            base: order.settings.homes.clone(),
+            files: files.collect(),
+        }),
+        hide: order.settings.hide.clone(),
+        memory: rule.resources().memory,
+        processes: rule.resources().processes,
+    }
 }
 
 /// Starts the program of a rule at a terminal. Gives it once it runs.
 ///
 /// # Cancel safety
-/// Dropping the future kills the process.
+/// Not cancel safe: a uid, a home and a cgroup may stay taken.
 pub(crate) async fn start(
-    helper: &Helper,
-    rule: &ShellRule,
-    environment: BTreeMap<OsString, OsString>,
-    id: &ShellId,
+    order: Order<'_>,
+    stores: &SharedStores,
     terminal: OwnedFd,
 ) -> Result<Process, OpenError> {
-    let (ours, theirs) = Blocking::pair().map_err(OpenError::Helper)?;
-    ours.set_nonblocking(true).map_err(OpenError::Helper)?;
-    let talk = UnixStream::from_std(ours).map_err(OpenError::Helper)?;
-    let command = helper.command(terminal, theirs.into());
-    let mut command = Command::from(command.map_err(OpenError::Helper)?);
-    command.envs(environment).kill_on_drop(true);
-    let mut child = command.spawn().map_err(OpenError::Helper)?;
-    // It has the terminal, and the other end of the talk: neither would ever end.
-    drop(command);
-    let plan = Plan {
-        program: rule.program().to_owned(),
-        arguments: rule.arguments().to_vec(),
-        directory: rule.directory().to_owned(),
+    let (taking, rule) = (Arc::clone(stores), Arc::clone(order.rule));
+    let name = order.id.as_str().to_owned();
+    let taken = tokio::task::spawn_blocking(move || Hold::take(&taking, &rule, &name)).await;
+    let taken = taken.map_err(|gone| OpenError::Helper(io::Error::other(gone)));
+    let (hold, lacks) = taken??;
+    let (mut child, talk) = match spawn(order, terminal) {
+        Ok(spawned) => spawned,
+        Err(error) => {
+            hold.release().await;
+            return Err(OpenError::Helper(error));
+        }
     };
-    let talked = timeout(limits::START_TIME, instruct(talk, &plan)).await;
-    let started = match talked {
-        Ok(Ok(report)) => held(&child, id, report),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(OpenError::Slow),
-    };
-    match started {
-        Ok((all, ended)) => Ok(Process { child, all, ended }),
+    match launch(order, &child, talk, &hold, lacks).await {
+        Ok(launched) => Ok(Process {
+            child,
+            all: launched.all,
+            hold,
+            lacks: launched.lacks,
+            ended: launched.ended,
+            messages: launched.messages,
+            exit: None,
+        }),
         Err(error) => {
             // It may have ended already.
             let _ = child.kill().await;
-            Err(named(error, &plan))
+            hold.release().await;
+            Err(error)
         }
     }
 }
 
-/// Sends the plan, and reads the report. An empty one is the program's start: the helper's end of the talk is closed by that.
-async fn instruct(mut talk: UnixStream, plan: &Plan) -> Result<Vec<u8>, OpenError> {
-    let plan = serde_json::to_vec(plan).map_err(|error| OpenError::Helper(error.into()))?;
-    // One that does not read it has ended, and reports why.
-    if talk.write_all(&plan).await.is_ok() {
-        talk.shutdown().await.map_err(OpenError::Helper)?;
-    }
-    let mut report = Vec::new();
-    let read = talk
-        .take(limits::REPORT_BYTES)
-        .read_to_end(&mut report)
-        .await;
-    read.map_err(OpenError::Helper)?;
-    Ok(report)
+fn spawn(order: Order<'_>, terminal: OwnedFd) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = Blocking::pair()?;
+    ours.set_nonblocking(true)?;
+    let talk = UnixStream::from_std(ours)?;
+    let mut command = Command::from(order.settings.helper.command(terminal, theirs.into())?);
+    command.env(processes::MARK, order.id.as_str());
+    // It has the terminal, and the other end of the talk, until it is dropped: neither would ever end.
+    Ok((command.kill_on_drop(true).spawn()?, talk))
 }
 
-/// The program's process, by the number that stays its own.
-fn held(
+struct Launched {
+    all: Processes,
+    ended: AsyncFd<OwnedFd>,
+    lacks: Lacks,
+    messages: Option<Messages>,
+}
+
+async fn launch(
+    order: Order<'_>,
     child: &Child,
-    id: &ShellId,
-    report: Vec<u8>,
-) -> Result<(Processes, AsyncFd<OwnedFd>), OpenError> {
-    if !report.is_empty() {
-        return Err(OpenError::Helper(failure(&report)));
-    }
+    talk: UnixStream,
+    hold: &Hold,
+    mut lacks: Lacks,
+) -> Result<Launched, OpenError> {
     let number = child.id().and_then(|number| i32::try_from(number).ok());
     let leader = number.and_then(Pid::from_raw);
     let leader =
         leader.ok_or_else(|| OpenError::Helper(io::Error::other("it has no process id")))?;
     let ended = watch_end(leader).map_err(OpenError::Helper)?;
-    Ok((Processes::new(leader, id), ended))
-}
-
-/// A report of a helper as an error, with its step as the source where that matters.
-fn failure(report: &[u8]) -> io::Error {
-    match serde_json::from_slice::<Report>(report) {
-        Ok(report) => io::Error::other(Failed(report)),
-        Err(_) => {
-            io::Error::other("the program that should become the shell's is no helper of shells")
-        }
+    // It waits for its plan meanwhile, and has started nothing.
+    if let Some(Err(error)) = hold.group().map(|group| group.enter(leader)) {
+        lacks.add(Protection::Cgroup, format!("cgroup.procs: {error}"));
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{:?}: {}", .0.step, system(.0.error))]
-struct Failed(Report);
-
-fn system(error: Option<i32>) -> io::Error {
-    match error {
-        Some(error) => io::Error::from_raw_os_error(error),
-        None => io::Error::other("unknown"),
-    }
-}
-
-/// A failure of the program or the directory names it.
-fn named(error: OpenError, plan: &Plan) -> OpenError {
-    let OpenError::Helper(source) = &error else {
-        return error;
+    let plan = plan(order, hold, lacks.check(order.rule).is_err());
+    let mut messages = Messages::new(talk);
+    let talked = async {
+        messages.send(&plan).await?;
+        messages.start(&mut lacks).await
     };
-    let failed = source
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Failed>());
-    match failed {
-        Some(Failed(Report {
-            step: Step::Program,
-            error,
-        })) => OpenError::Program {
-            program: plan.program.clone(),
-            source: system(*error),
-        },
-        Some(Failed(Report {
-            step: Step::Directory,
-            error,
-        })) => OpenError::Directory {
-            directory: plan.directory.clone(),
-            source: system(*error),
-        },
-        _ => error,
-    }
+    let start = timeout(limits::START_TIME, talked).await;
+    let start = start.map_err(|_| OpenError::Slow)?;
+    // First: another failure may come of it.
+    lacks.check(order.rule)?;
+    let start = start.map_err(|error| error.named(plan.program.as_ref()))?;
+    let has_init = start == Start::Child;
+    Ok(Launched {
+        all: Processes::new(leader, order.id, hold.group().cloned(), has_init),
+        ended,
+        lacks,
+        messages: has_init.then_some(messages),
+    })
 }
 
 /// Readable once the process has ended. It is not reaped by that.

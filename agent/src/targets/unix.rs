@@ -30,6 +30,11 @@ impl OwnFiles {
         Self(files.into_iter().map(absolute).chain([pods]).collect())
     }
 
+    /// Their paths.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.0
+    }
+
     /// Is the path one of them, or below one of them, or the path behind its links below theirs? Blocks.
     fn have(&self, path: &Path, behind_links: &Path) -> bool {
         self.0.iter().any(|own| {

@@ -112,7 +112,7 @@ pub struct ShellView {
     pub output: u64,
     /// Viewers that are attached.
     pub viewers: u64,
-    /// Protections that it lacks, as its agent's policy allows.
+    /// Protections that it lacks, as its agent's policy allows, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// Its end, once it has ended.

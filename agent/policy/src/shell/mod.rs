@@ -1,6 +1,7 @@
 //! Shells: programs with a terminal that callers may open on the node, by the policy's own words about each kind.
 
 mod read;
+mod uids;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,60 +9,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use thiserror::Error;
+use underpass_core::ShellKind;
 
 pub(crate) use self::read::Shells;
+pub use self::uids::ShellUids;
 use crate::command::Callers;
 
-/// The kind of a shell. Each needs its own permission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum ShellKind {
-    /// The caller's own shell, in which kubectl is the caller.
-    Kubectl,
-    /// A shell of the node itself.
-    Node,
-}
-
-impl ShellKind {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Kubectl, Self::Node];
-
-    /// Its name in the policy.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kubectl => "kubectl",
-            Self::Node => "node",
-        }
-    }
-
-    /// The protections that a shell of this kind needs, unless its rule says that they may be missing. A shell of the node is there
-    /// to see and change the node: its bounds alone protect the node from it.
-    pub const fn protections(self) -> &'static [Protection] {
-        match self {
-            Self::Kubectl => &Protection::ALL,
-            Self::Node => &[Protection::Cgroup],
-        }
-    }
-}
-
-impl fmt::Display for ShellKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Not a kind of shell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("there is no shell of this kind: the kinds are kubectl and node")]
-pub struct UnknownShellKind;
-
-impl FromStr for ShellKind {
-    type Err = UnknownShellKind;
-
-    fn from_str(text: &str) -> Result<Self, UnknownShellKind> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|kind| kind.name() == text).ok_or(UnknownShellKind)
+/// The protections that a shell of this kind needs, unless its rule says that they may be missing. A shell of the node is there to see and
+/// change the node: its bounds alone protect the node from it.
+const fn protections(kind: ShellKind) -> &'static [Protection] {
+    match kind {
+        ShellKind::Kubectl => &Protection::ALL,
+        ShellKind::Node => &[Protection::Cgroup],
     }
 }
 
@@ -150,7 +109,7 @@ pub struct ShellRule {
     pub(crate) kind: ShellKind,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
-    pub(crate) directory: PathBuf,
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) pass: Vec<String>,
     pub(crate) set: BTreeMap<String, String>,
     pub(crate) callers: Callers,
@@ -160,6 +119,7 @@ pub struct ShellRule {
     pub(crate) per_user: usize,
     pub(crate) per_node: usize,
     pub(crate) may_be_missing: Vec<Protection>,
+    pub(crate) uids: ShellUids,
 }
 
 impl ShellRule {
@@ -178,9 +138,24 @@ impl ShellRule {
         &self.arguments
     }
 
-    /// The program's working directory, and its `HOME`.
+    /// The program's working directory, and its `HOME` where the shell has no home of its own.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.named_directory().unwrap_or(Path::new("/"))
+    }
+
+    /// The working directory that the rule names. Without one, a shell with a home of its own begins there.
+    pub fn named_directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// The uids of shells whose kind has the protection [`Uid`](Protection::Uid). All rules of a policy have the same.
+    pub fn uids(&self) -> ShellUids {
+        self.uids
+    }
+
+    /// Whether shells of this kind should have this protection.
+    pub fn wants(&self, protection: Protection) -> bool {
+        protections(self.kind).contains(&protection)
     }
 
     /// Variables of the agent's environment that the program gets.
@@ -218,9 +193,14 @@ impl ShellRule {
         self.per_node
     }
 
+    /// The protections that a shell of this kind should have.
+    pub fn protections(&self) -> &'static [Protection] {
+        protections(self.kind)
+    }
+
     /// The protections without which no shell of this kind is opened.
     pub fn required_protections(&self) -> impl Iterator<Item = Protection> + '_ {
-        let needed = self.kind.protections().iter().copied();
+        let needed = protections(self.kind).iter().copied();
         needed.filter(|needed| !self.may_be_missing.contains(needed))
     }
 
@@ -248,6 +228,9 @@ impl ShellRule {
             "; {mebibytes}Mi of memory, {processes} processes, {cpu_millis}m of a processor; idle for {idle} and detached for \
              {detached} at the most; {per_user} for each user and {per_node} for the node"
         ));
+        if self.wants(Protection::Uid) && self.uids != ShellUids::default() {
+            text.push_str(&format!("; uids {}", self.uids));
+        }
         if !self.may_be_missing.is_empty() {
             let names: Vec<_> = self.may_be_missing.iter().map(|own| own.name()).collect();
             text.push_str(&format!("; also without {}", names.join(", ")));

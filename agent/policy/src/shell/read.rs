@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Protection, ShellKind, ShellResources, ShellRule};
+use super::{Protection, ShellResources, ShellRule, ShellUids};
 use crate::command::{AbsolutePath, Callers, Environment};
 use crate::limits;
 use crate::values::{List, Parsed, Subject, present, values};
+use underpass_core::ShellKind;
 
 pub(super) const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -17,6 +18,8 @@ pub(super) const MEBIBYTE: u64 = 1024 * 1024;
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Shells {
+    #[serde(default, deserialize_with = "present")]
+    uids: Option<Parsed<ShellUids>>,
     #[serde(default, deserialize_with = "present")]
     kubectl: Option<Entry>,
     #[serde(default, deserialize_with = "present")]
@@ -57,18 +60,19 @@ struct Entry {
 
 impl Shells {
     pub(crate) fn into_rules(self) -> Vec<Arc<ShellRule>> {
+        let uids = self.uids.map_or_else(ShellUids::default, |own| own.0);
         let kinds = [
             (ShellKind::Kubectl, self.kubectl),
             (ShellKind::Node, self.node),
         ];
         let entries = kinds.into_iter();
-        let rules = entries.filter_map(|(kind, entry)| Some(entry?.into_rule(kind)));
+        let rules = entries.filter_map(|(kind, entry)| Some(entry?.into_rule(kind, uids)));
         rules.map(Arc::new).collect()
     }
 }
 
 impl Entry {
-    fn into_rule(self, kind: ShellKind) -> ShellRule {
+    fn into_rule(self, kind: ShellKind, uids: ShellUids) -> ShellRule {
         let (pass, set) = self.environment.unwrap_or_default().into_parts();
         let arguments = values(self.arguments).into_iter();
         let mut may_be_missing = values(self.may_be_missing);
@@ -78,7 +82,7 @@ impl Entry {
             kind,
             program: self.program.0.0,
             arguments: arguments.map(|argument| argument.0).collect(),
-            directory: self.directory.map_or_else(|| "/".into(), |path| path.0.0),
+            directory: self.directory.map(|path| path.0.0),
             pass,
             set,
             callers: Callers::new(self.users, self.groups),
@@ -94,6 +98,7 @@ impl Entry {
             per_user: self.per_user.map_or(limits::SHELLS_OF_USER, |own| own.0.0),
             per_node: self.per_node.map_or(limits::SHELLS_OF_NODE, |own| own.0.0),
             may_be_missing,
+            uids,
         }
     }
 }
@@ -204,7 +209,9 @@ impl FromStr for Number {
 mod tests {
     use std::time::Duration;
 
-    use crate::{Denied, Policy, Protection, ShellKind};
+    use underpass_core::ShellKind;
+
+    use crate::{Denied, Policy, Protection};
 
     const FULL: &str = "
 shells:
@@ -288,6 +295,48 @@ shells:
         assert_eq!(usual.detached_lifetime(), Duration::from_secs(900));
         let required: Vec<_> = usual.required_protections().collect();
         assert_eq!(required, [Protection::Cgroup]);
+    }
+
+    #[test]
+    fn the_uids_of_shells_are_a_range_clear_of_the_systems_own() {
+        let kubectl = "kubectl: {program: /bin/sh}";
+        let rule = |uids: &str| {
+            let policy = Policy::from_yaml(&format!("shells: {{{uids}{kubectl}}}"));
+            let rule = policy.map(|policy| {
+                let line = policy.lines().next().map(|line| line.content);
+                let rule = policy.decide_shell(ShellKind::Kubectl, "alice", &[]);
+                (rule.unwrap(), line.unwrap())
+            });
+            rule.map_err(|error| error.to_string())
+        };
+        let ends = |uids: &str| {
+            let (rule, _) = rule(uids).unwrap();
+            (rule.uids().first(), rule.uids().last())
+        };
+        assert_eq!(ends(""), (2_000_000_000, 2_000_000_063));
+        assert_eq!(ends("uids: 70000-70000, "), (70_000, 70_000));
+        assert_eq!(
+            ends("uids: 4294967200-4294967294, "),
+            (4_294_967_200, 4_294_967_294)
+        );
+        let (_, line) = rule("uids: 70000-70007, ").unwrap();
+        assert!(line.contains("uids 70000-70007"), "{line}");
+        for wrong in [
+            "0-10",
+            "999-1001",
+            "5000-4000",
+            "4294967290-4294967295",
+            "70000",
+            "70000-",
+            "a-b",
+            "100000-104096",
+        ] {
+            let error = rule(&format!("uids: {wrong}, ")).unwrap_err();
+            assert!(
+                error.contains("shells.uids") && error.contains("range of uids"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ async fn every_process_of_a_shell_ends_with_it() {
             .filter_map(|line| line.trim().strip_prefix("pid "));
         pids = found.map(str::to_owned).collect();
     }
+    let id = seen.id();
+    let outside = pids.iter().map(|pid| world.outside(&id, pid));
+    let pids: Vec<_> = outside.collect();
     assert!(pids.iter().all(|pid| lives(pid)), "{pids:?}");
     seen.type_in("\n").await;
     assert_eq!(seen.end().await.exit, Exit::Status(5));
@@ -66,6 +69,7 @@ async fn a_program_that_ignores_the_hangup_is_killed() {
     let stubborn = "trap '' HUP TERM; sh -c 'echo $$; while :; do sleep 1000; done'; while :; do sleep 1000; done";
     let mut seen = world.run(&script(stubborn, "")).await;
     let child = seen.until("\n").await.trim().to_owned();
+    let child = world.outside(&seen.id(), &child);
     world.shells.end(&seen.id(), &alice()).unwrap();
     // From now on a clock that goes on where all else waits.
     tokio::time::pause();
@@ -139,8 +143,9 @@ async fn rule_12_nothing_of_a_revoked_shell_is_left_within_a_second() {
         "trap '' HUP TERM; sh -c 'echo $$; while :; do sleep 1000; done' & read -r _; yes";
     let mut seen = world.run(&script(stubborn, "")).await;
     let child = seen.until("\n").await.trim().to_owned();
-    seen.type_in("\n").await;
     let id = seen.id();
+    let child = world.outside(&id, &child);
+    seen.type_in("\n").await;
     let full = seen.next() + u64::try_from(limits::OUTPUT_BYTES).unwrap();
     eventually("it is full", || world.record(&id).output == full).await;
     assert!(lives(&child));

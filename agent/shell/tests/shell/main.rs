@@ -10,6 +10,7 @@
 
 mod ends;
 mod flow;
+mod guard;
 mod opening;
 mod terminal;
 mod viewers;

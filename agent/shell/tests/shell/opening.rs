@@ -1,94 +1,54 @@
 //! Which shells are opened, and what their programs have.
 
-use underpass_agent_policy::{Policy, Protection, ShellKind};
-use underpass_agent_shell::{
-    Attach, AttachError, Exit, Helper, OpenError, ShellId, Shells, UnknownShell,
-};
+use underpass_agent_policy::ShellKind;
+use underpass_agent_shell::{Attach, AttachError, Exit, Helper, OpenError, ShellId, UnknownShell};
 
-use crate::world::{World, alice, eventually, owner, rule, script, terminal};
-
-#[tokio::test]
-async fn rule_17_a_shell_without_a_protection_that_the_policy_asks_for_is_not_opened() {
-    let world = World::new();
-    for (kind, fields, missing) in [
-        (ShellKind::Kubectl, "", &Protection::ALL[..]),
-        (
-            ShellKind::Kubectl,
-            ", mayBeMissing: [uid, pidNamespace]",
-            &Protection::ALL[2..],
-        ),
-        (ShellKind::Node, "", &[Protection::Cgroup]),
-    ] {
-        let yaml = format!("shells: {{{kind}: {{program: /bin/true{fields}}}}}");
-        let rule = Policy::from_yaml(&yaml)
-            .unwrap()
-            .decide_shell(kind, "alice", &[])
-            .unwrap();
-        match world.try_open(&rule).await {
-            Err(OpenError::Unprotected { missing: found, .. }) => {
-                let wanted = missing.iter().filter(|own| !fields.contains(own.name()));
-                assert!(found.iter().eq(wanted), "{yaml}: {found:?}");
-            }
-            other => panic!("{yaml}: {other:?}"),
-        }
-    }
-    assert_eq!(world.shells.list(|_| true), []);
-    // Where it may be missing, the record says that it is.
-    let record = world.try_open(&rule("program: /bin/true")).await.unwrap();
-    assert_eq!(record.missing, Protection::ALL);
-}
-
-/// The descriptors of this process, behind standard error, that it would pass on.
-fn given() -> Vec<u32> {
-    const CLOSED_ON_EXEC: u32 = 0o2_000_000;
-    let passes = |number: &u32| {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
-        let info = info.unwrap_or_default();
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
-        flags.is_some_and(|flags| flags & CLOSED_ON_EXEC == 0)
-    };
-    let folder = std::fs::read_dir("/proc/self/fd").unwrap();
-    let all = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let numbers = all.map(|name| name.parse().unwrap());
-    numbers
-        .filter(|number| *number > 2)
-        .filter(passes)
-        .collect()
-}
+use crate::world::{World, alice, eventually, kind, owner, rule, scripted, terminal};
 
 #[tokio::test]
 async fn rule_17_a_shell_has_nothing_of_the_agents() {
     let world = World::new();
-    let _held = std::fs::File::open("/").unwrap();
-    let shows = script(
+    // Of this process, and let through by it as by one that starts the agent so.
+    let held = std::fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::empty()).unwrap();
+    let shows = scripted(
         "ls -C -w 0 /proc/self/fd; env | sort; pwd",
         ", directory: /usr, environment: {pass: [CARGO_PKG_NAME], set: {B: '2', TERM: no}}",
     );
-    let mut seen = world.run(&shows).await;
-    let id = seen.id();
-    assert_eq!(seen.end().await.exit, Exit::Status(0));
-    let text = seen.text();
-    let mut lines = text.lines();
-    // `ls` has the folder open. Descriptors that this process was given itself are closed by the agent's start.
-    let open = lines.next().unwrap_or_default().split_whitespace();
-    let open = open.map(|number| number.parse().unwrap());
-    let given = given();
-    let own = open.filter(|number: &u32| !given.contains(number)).count();
-    assert!(own <= 4, "{text} beside {given:?}");
-    let expected = [
-        "B=2".to_owned(),
-        "CARGO_PKG_NAME=underpass-agent-shell".to_owned(),
-        "HOME=/usr".to_owned(),
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        "PWD=/usr".to_owned(),
-        "SHELL=/bin/sh".to_owned(),
-        "TERM=xterm-256color".to_owned(),
-        format!("UNDERPASS_SHELL_ID={id}"),
-        "/usr".to_owned(),
-    ];
-    let rest: Vec<_> = lines.map(str::to_owned).collect();
-    assert_eq!(rest, expected, "{text}");
+    for shell in ShellKind::ALL {
+        let mut seen = world.run(&kind(shell, &shows)).await;
+        let id = seen.id();
+        assert_eq!(seen.end().await.exit, Exit::Status(0));
+        let text = seen.text();
+        let mut lines = text.lines();
+        // `ls` has the folder open.
+        let open = lines.next().unwrap_or_default().split_whitespace();
+        assert!(open.eq(["0", "1", "2", "3"]), "{text}");
+        let mut rest: Vec<_> = lines.map(str::to_owned).collect();
+        let home = rest.remove(2);
+        match shell {
+            ShellKind::Node => assert_eq!(home, "HOME=/usr"),
+            _ => {
+                let base = world.folder.path().join("homes");
+                assert!(
+                    home.starts_with(&format!("HOME={}/", base.display())),
+                    "{home}"
+                );
+                assert!(home.ends_with(&format!("/{id}")), "{home}");
+            }
+        }
+        let expected = [
+            "B=2".to_owned(),
+            "CARGO_PKG_NAME=underpass-agent-shell".to_owned(),
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            "PWD=/usr".to_owned(),
+            "SHELL=/bin/sh".to_owned(),
+            "TERM=xterm-256color".to_owned(),
+            format!("UNDERPASS_SHELL_ID={id}"),
+            "/usr".to_owned(),
+        ];
+        assert_eq!(rest, expected, "{text}");
+    }
 }
 
 #[tokio::test]
@@ -133,7 +93,10 @@ async fn a_helper_that_is_none_is_an_error() {
         ("/bin/sh", &["-c", "echo usage >&2; exit 2"][..]),
         ("/no/helper", &[]),
     ] {
-        let shells = Shells::new(Helper::new(program, arguments));
+        let World {
+            shells,
+            folder: _folder,
+        } = World::with(Helper::new(program, arguments), |settings| settings);
         let opened = shells
             .open(&rule("program: /bin/true"), alice(), terminal())
             .await;

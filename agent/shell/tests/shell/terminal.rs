@@ -1,8 +1,9 @@
 //! Terminals as programs see them, and the bytes that go through.
 
+use underpass_agent_policy::ShellKind;
 use underpass_agent_shell::{Attach, Cause, End, Event, Exit, Size, Writes};
 
-use crate::world::{World, rule, script};
+use crate::world::{World, kind, rule, script, scripted};
 
 #[tokio::test]
 async fn what_is_typed_is_echoed_and_read() {
@@ -99,7 +100,8 @@ async fn bytes_are_passed_unchanged() {
     let file = folder.path().join("bytes");
     let prints = "stty raw; head -c 1000000 /dev/urandom >$F; cat $F";
     let set = format!(", environment: {{set: {{F: {file:?}}}}}");
-    let mut seen = world.run(&script(prints, &set)).await;
+    let node = kind(ShellKind::Node, &scripted(prints, &set));
+    let mut seen = world.run(&node).await;
     seen.end().await;
     assert!(seen.output == std::fs::read(&file).unwrap(), "other bytes");
 }
@@ -111,7 +113,8 @@ async fn a_paste_of_ten_megabytes_arrives_whole() {
     let file = folder.path().join("bytes");
     let reads = "stty raw -echo; echo ready; head -c 10000000 >$F";
     let set = format!(", environment: {{set: {{F: {file:?}}}}}");
-    let mut seen = world.run(&script(reads, &set)).await;
+    let node = kind(ShellKind::Node, &scripted(reads, &set));
+    let mut seen = world.run(&node).await;
     seen.until("ready").await;
     let numbers = 0_u32..2_500_000;
     let pasted: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();

@@ -1,13 +1,16 @@
 //! A node's shells, and viewers that collect what they see.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::time::timeout;
 use underpass_agent_policy::{Policy, Protection, ShellKind, ShellRule};
 use underpass_agent_shell::{
-    Attach, End, Event, Helper, Input, OpenError, Owner, ShellId, ShellRecord, Shells, Size,
-    Terminal, Viewer, Writes,
+    Attach, End, Event, Helper, Input, OpenError, Owner, Settings, ShellId, ShellRecord, Shells,
+    Size, Terminal, Viewer, Writes,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -21,6 +24,8 @@ pub(crate) const FROM_THE_START: Attach = Attach {
 
 pub(crate) struct World {
     pub(crate) shells: Shells,
+    /// The homes of its shells.
+    pub(crate) folder: TempDir,
 }
 
 pub(crate) fn helper() -> Helper {
@@ -40,20 +45,34 @@ pub(crate) fn alice() -> Owner {
 
 /// A rule with these fields, under which every protection may be missing.
 pub(crate) fn rule(fields: &str) -> Arc<ShellRule> {
+    kind(ShellKind::Kubectl, fields)
+}
+
+/// The same, of either kind. A shell of the kind `node` has the files of the node.
+pub(crate) fn kind(kind: ShellKind, fields: &str) -> Arc<ShellRule> {
     let missing = Protection::ALL.map(Protection::name).join(", ");
-    let yaml = format!("shells: {{kubectl: {{{fields}, mayBeMissing: [{missing}]}}}}");
+    parse(
+        kind,
+        &format!("{kind}: {{{fields}, mayBeMissing: [{missing}]}}"),
+    )
+}
+
+/// A rule of a policy's section.
+pub(crate) fn parse(kind: ShellKind, section: &str) -> Arc<ShellRule> {
+    let yaml = format!("shells: {{{section}}}");
     let policy = Policy::from_yaml(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
-    policy
-        .decide_shell(ShellKind::Kubectl, "alice", &[])
-        .unwrap()
+    policy.decide_shell(kind, "alice", &[]).unwrap()
 }
 
 /// A rule whose program is a script, with these fields beside.
 pub(crate) fn script(script: &str, fields: &str) -> Arc<ShellRule> {
+    rule(&scripted(script, fields))
+}
+
+/// The fields of such a rule.
+pub(crate) fn scripted(script: &str, fields: &str) -> String {
     let script = serde_json::to_string(script).unwrap();
-    rule(&format!(
-        "program: /bin/sh, arguments: [-c, {script}]{fields}"
-    ))
+    format!("program: /bin/sh, arguments: [-c, {script}]{fields}")
 }
 
 pub(crate) fn terminal() -> Terminal {
@@ -65,8 +84,17 @@ pub(crate) fn terminal() -> Terminal {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with(helper(), |settings| settings)
+    }
+
+    pub(crate) fn with(helper: Helper, set: impl FnOnce(Settings) -> Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Shells' users pass through it.
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o711)).unwrap();
+        let settings = Settings::new(helper).homes(folder.path().join("homes"));
         Self {
-            shells: Shells::new(helper()),
+            shells: Shells::with(set(settings)),
+            folder,
         }
     }
 
@@ -199,4 +227,29 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     timeout(DEADLINE, waiting)
         .await
         .unwrap_or_else(|_| panic!("not yet: {what}"));
+}
+
+impl World {
+    /// The number of a shell's process on the node, from the one that it has for itself.
+    pub(crate) fn outside(&self, id: &ShellId, inside: &str) -> String {
+        let mark = format!("UNDERPASS_SHELL_ID={id}");
+        let fits = |pid: &String| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let mut variables = environment.split(|byte| *byte == 0);
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            let status = status.unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back());
+            variables.any(|own| own == mark.as_bytes()) && number == Some(inside)
+        };
+        let all = processes().into_iter().find(fits);
+        all.unwrap_or_else(|| panic!("no process {inside} of the shell {id}"))
+    }
+}
+
+/// The numbers of all processes.
+pub(crate) fn processes() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let names = entries.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    names.filter(|name| name.parse::<u32>().is_ok()).collect()
 }

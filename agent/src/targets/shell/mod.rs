@@ -8,14 +8,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use underpass_agent_policy::Denied;
-use underpass_agent_shell::{Helper, Owner, ShellRecord, Shells};
+use underpass_agent_shell::{Helper, Owner, Settings, ShellRecord, Shells};
 use underpass_core::{Identity, ShellId, ShellKind};
-use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError};
+use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError, chain};
 
 use self::question::Answers;
 use self::viewer::watch;
 use super::lines::Unanswered;
 use super::refusal::Refusal;
+use super::unix::OwnFiles;
 use crate::policy::{InForce, Policies};
 
 /// The shells of this agent, and the callers for whom they were opened.
@@ -27,9 +28,11 @@ pub(crate) struct AgentShells {
 }
 
 impl AgentShells {
-    pub(crate) fn new(helper: Helper, policies: Arc<Policies>) -> Self {
+    /// Shells that see nothing of the agent's own files.
+    pub(crate) fn new(helper: Helper, policies: Arc<Policies>, own: &OwnFiles) -> Self {
+        let settings = Settings::new(helper).hide(own.paths().iter().cloned());
         Self {
-            shells: Shells::new(helper),
+            shells: Shells::with(settings),
             policies,
             callers: Mutex::default(),
         }
@@ -67,7 +70,7 @@ impl AgentShells {
     ) -> Result<(), (IncomingStream, Refusal)> {
         let owner = owner(identity);
         let found = self.shells.read(id, &owner);
-        let of_kind = found.ok().filter(|record| view::kind(record) == kind);
+        let of_kind = found.ok().filter(|record| record.kind == kind);
         if of_kind.is_none() {
             return Err((incoming, Refusal::NoShell));
         }
@@ -84,6 +87,27 @@ impl AgentShells {
             denied = given_up => tracing::info!(%id, "the policy ends the stream of a viewer: {denied}"),
         }
         Ok(())
+    }
+
+    /// Says in the log which protections shells would lack, where the policy allows any.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(crate) async fn report(&self) {
+        let policy = self.policies.current();
+        for rule in policy.targets.shells() {
+            let kind = rule.kind();
+            match self.shells.probe(rule).await {
+                Ok(lacks) if lacks.is_empty() => {
+                    tracing::info!(%kind, "shells have all protections")
+                }
+                Ok(lacks) => {
+                    let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+                    tracing::warn!(%kind, "shells lack protections, as the policy allows: {}", lacks.join(", "));
+                }
+                Err(error) => tracing::error!(%kind, "no shell can be opened: {}", chain(&error)),
+            }
+        }
     }
 
     /// Ends the shells that the policy does not allow any more, whenever it changes.
@@ -105,7 +129,7 @@ impl AgentShells {
         self.shells.revoke(|record| {
             let caller = callers.get(&record.id);
             // One without a caller is being opened, and is decided on anew as soon as it has one.
-            caller.is_some_and(|caller| denied(now, caller, view::kind(record)).is_some())
+            caller.is_some_and(|caller| denied(now, caller, record.kind).is_some())
         });
     }
 
@@ -136,7 +160,7 @@ fn denied(now: &InForce, caller: &Identity, kind: ShellKind) -> Option<Refusal> 
     }
     let decided = now
         .targets
-        .decide_shell(view::of_policy(kind), caller.user(), caller.groups());
+        .decide_shell(kind, caller.user(), caller.groups());
     let denied: Denied = decided.err()?;
     Some(Refusal::Policy(denied))
 }

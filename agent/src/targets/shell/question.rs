@@ -37,8 +37,7 @@ impl Answers {
             }
             Ok(ShellQuestion::List {}) => {
                 let own = owner(&self.identity);
-                let is_own =
-                    |record: &ShellRecord| record.owner == own && view::kind(record) == self.kind;
+                let is_own = |record: &ShellRecord| record.owner == own && record.kind == self.kind;
                 for record in self.all.shells.list(is_own) {
                     write(&mut to, &ShellAnswer::Shell(view::of_record(&record))).await?;
                 }
@@ -74,7 +73,7 @@ impl Answers {
     /// The caller's shell of this id, where it is of the kind that the stream is about.
     fn find(&self, id: &ShellId) -> Result<ShellRecord, ShellProblem> {
         let found = self.all.shells.read(id, &owner(&self.identity));
-        let found = found.ok().filter(|record| view::kind(record) == self.kind);
+        let found = found.ok().filter(|record| record.kind == self.kind);
         found.ok_or_else(|| ShellProblem {
             reason: ShellRefusal::NotFound,
             detail: Refusal::NoShell.to_string(),
@@ -148,9 +147,7 @@ impl Answers {
             });
         }
         let (user, groups) = (self.identity.user(), self.identity.groups());
-        let decided = policy
-            .targets
-            .decide_shell(view::of_policy(kind), user, groups);
+        let decided = policy.targets.decide_shell(kind, user, groups);
         let rule = decided.map_err(|denied| ShellProblem {
             reason: ShellRefusal::Forbidden,
             detail: denied.to_string(),

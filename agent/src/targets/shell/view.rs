@@ -1,35 +1,19 @@
 //! Shells as their callers see them.
 
-use underpass_agent_policy as policy;
 use underpass_agent_shell::{AttachError, Cause, End, Exit, OpenError, ShellRecord, Size};
 use underpass_api::{ShellEnd, ShellExit, ShellProblem, ShellRefusal, ShellView, TerminalSize};
-use underpass_core::ShellKind;
-
-pub(super) fn of_policy(kind: ShellKind) -> policy::ShellKind {
-    match kind {
-        ShellKind::Kubectl => policy::ShellKind::Kubectl,
-        ShellKind::Node => policy::ShellKind::Node,
-    }
-}
-
-pub(super) fn kind(record: &ShellRecord) -> ShellKind {
-    match record.kind {
-        policy::ShellKind::Node => ShellKind::Node,
-        _ => ShellKind::Kubectl,
-    }
-}
 
 pub(super) fn of_record(record: &ShellRecord) -> ShellView {
     ShellView {
         id: record.id.clone(),
-        kind: kind(record),
+        kind: record.kind,
         user: record.owner.user.clone(),
         created: record.created,
         columns: record.size.columns(),
         rows: record.size.rows(),
         output: record.output,
         viewers: u64::try_from(record.viewers).unwrap_or(u64::MAX),
-        missing: record.missing.iter().map(ToString::to_string).collect(),
+        missing: record.lacks.iter().map(ToString::to_string).collect(),
         end: record.end.map(of_end),
     }
 }
