@@ -23,6 +23,7 @@ mod problem;
 mod registration;
 mod rotation;
 mod server;
+mod sessions;
 mod tokens;
 mod users;
 
@@ -56,6 +57,7 @@ pub use self::{
         NextKeyRefusal, NextKeyRequest,
     },
     server::ServerInfo,
+    sessions::{HTTP_TARGET, SESSIONS, SessionMade, SessionRequest},
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},
 };

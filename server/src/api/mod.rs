@@ -34,6 +34,7 @@ mod requester;
 mod resource;
 mod rotate;
 mod server;
+mod sessions;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ pub(crate) use self::requester::Requester;
 use self::share::{Pace, Seat, Seats, Whose};
 use self::waiting_line::WaitingLine;
 use crate::limits;
+use crate::sessions::Grants;
 
 /// The status of a request whose client has gone away before its answer, as nginx has it in its log.
 const CLIENT_GONE: u16 = 499;
@@ -89,6 +91,7 @@ pub(crate) struct Api {
     router: Router,
     audit_log: AuditLog,
     places: Seats,
+    grants: Arc<Grants>,
     /// Requests that end, and are written down, without their clients.
     tasks: TaskTracker,
 }
@@ -111,6 +114,8 @@ struct State {
     /// Wrong join tokens.
     guesses: Arc<Failures>,
     reviews: Arc<Reviews>,
+    /// The keys of users' sessions.
+    grants: Arc<Grants>,
     /// Of the request that is being answered.
     commit: Commit,
 }
@@ -233,12 +238,14 @@ impl Api {
             for_places: Arc::new(WaitingLine::new(limits::JOIN_PLACE_EVERY)),
             for_turns: Arc::new(WaitingLine::new(limits::CHANGE_PER_USER_EVERY)),
             guesses: Arc::default(),
+            grants: Arc::default(),
             commit: Commit::default(),
         })
     }
 
     fn over(state: State) -> Self {
         let (audit_log, places) = (state.audit_log.clone(), state.places.clone());
+        let grants = Arc::clone(&state.grants);
         let router = Router::new()
             .route("/v1/openapi.json", get(openapi::serve))
             .merge(resource::routes::<clusters::Clusters>())
@@ -256,6 +263,7 @@ impl Api {
             .merge(access::routes())
             .merge(myself::routes())
             .merge(server::routes())
+            .merge(sessions::routes())
             .merge(login::routes())
             .merge(passwords::routes())
             .fallback(problem::no_such_path)
@@ -266,8 +274,14 @@ impl Api {
             router,
             audit_log,
             places,
+            grants,
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// The keys of users' sessions, which users register here.
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        Arc::clone(&self.grants)
     }
 
     /// Waits for requests that have begun and whose clients may be gone. There must not be another one from here on.
