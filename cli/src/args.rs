@@ -2,6 +2,7 @@
 
 mod join;
 mod node;
+mod proxy;
 mod registration;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(crate) use self::join::{
     Agent, AgentsToRotate, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output,
 };
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
+pub(crate) use self::proxy::Proxy;
 pub(crate) use self::registration::Credentials;
 
 const AFTER_HELP: &str = "\
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     /// Lead ports and sockets of this machine to services of a cluster, or to a node of it, until Ctrl-C
     #[command(after_help = AFTER_FORWARD)]
     Forward(Forward),
+    /// Let kubectl, helm, k9s and others reach clusters through a session, so that a loss of your network ends none of their streams
+    #[command(after_help = proxy::AFTER_PROXY)]
+    Proxy(Proxy),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
     /// Clusters, and join tokens for their agents

@@ -92,6 +92,7 @@ pub use self::{
     role::{Permission, Role, UnknownRole},
     scope::{OutOfScope, Scope},
     selector::Selector,
+    status::status_response,
     subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
     via::{REGISTERED_CREDENTIAL, Through, Via},

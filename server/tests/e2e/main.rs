@@ -45,6 +45,7 @@ mod survive;
 mod taken;
 mod tls;
 mod tunnelled;
+mod user_session;
 mod verbs;
 
 /// Makes tests of functions that take a transport: a module for each.
