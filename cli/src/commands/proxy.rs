@@ -29,14 +29,18 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let config = which.session(options.transport.into()).await?;
     let server = which.server_of(&config).await?;
     let clusters = clusters(&Client::at(server), options.clusters).await?;
-    let url = config.url.clone();
-    let session = UserSession::connect(config, move |event| tell(&url, &event)).await?;
     let entries = clusters.iter().map(|cluster| Entry {
         name: cluster.to_string(),
         path: format!("{CLUSTERS}{cluster}"),
     });
     let text = loopback.kubeconfig(&entries.collect::<Vec<_>>());
     let file = KubeconfigFile::write(options.kubeconfig.as_deref(), &text)?;
+    let url = config.url.clone();
+    let session = tokio::select! {
+        session = UserSession::connect(config, move |event| tell(&url, &event)) => session?,
+        // By itself it would leave the file.
+        signalled = until_signal() => return signalled,
+    };
     let stop = CancellationToken::new();
     let leads_to = listed(&clusters);
     let session = Arc::new(session);

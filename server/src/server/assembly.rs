@@ -109,6 +109,7 @@ pub(super) fn assemble(
     let metrics = Metrics {
         strangers,
         tunnel: tunnel.clone(),
+        users: users.clone(),
         budgets: budgets.clone(),
         readiness: readiness.clone(),
         recorder: config.recorder.clone(),
