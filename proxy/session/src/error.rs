@@ -1,10 +1,12 @@
 //! Why there is no session, or no stream of one.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 use underpass_api::Problem;
 use underpass_api::client::{ClientError, ServerError};
 use underpass_core::BoxError;
-use underpass_tunnel::{ConfigError, KeyError};
+use underpass_tunnel::{ConfigError, KeyError, ResetCode, StreamError};
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -57,4 +59,27 @@ pub enum OpenError {
     /// It takes no stream.
     #[error("the session opens no stream")]
     Stream(#[from] underpass_tunnel::OpenError),
+    /// The server has not taken it.
+    #[error("the server has not taken the stream")]
+    NotTaken(#[source] Arc<StreamError>),
+}
+
+impl OpenError {
+    /// May another attempt succeed, once the path is there again?
+    pub(super) fn is_of_the_path(&self) -> bool {
+        match self {
+            Self::Away | Self::Ended => false,
+            Self::Stream(error) => matches!(
+                error,
+                underpass_tunnel::OpenError::NoAnswer(_) | underpass_tunnel::OpenError::Session(_)
+            ),
+            Self::NotTaken(error) => match error.as_ref() {
+                StreamError::Refused { code, .. } => *code == ResetCode::GoingAway,
+                StreamError::NoAnswer(_) | StreamError::Unanswered | StreamError::Session(_) => {
+                    true
+                }
+                _ => false,
+            },
+        }
+    }
 }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_api::HTTP_TARGET;
 use underpass_tunnel::{Class, OpenRequest, Session};
@@ -44,6 +45,9 @@ use self::register::Registrar;
 
 /// How long a new stream waits for a session, or for the transport of one: a laptop that wakes up has its network again by then.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pause before another stream takes the place of one that was not taken.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A user's session. It dials again whenever its connection is lost, until it is dropped.
 pub struct UserSession {
@@ -87,6 +91,25 @@ impl UserSession {
     /// Dropping the future opens nothing.
     pub async fn open(&self) -> Result<Stream, OpenError> {
         self.open_for(Class::Default).await
+    }
+
+    /// A stream that the server has taken. Nothing was sent on one that it has not, for example since the path is silent and nobody
+    /// knows it yet: another one follows, whatever is to be sent. It costs a round trip.
+    async fn open_taken(&self, class: Class) -> Result<Stream, OpenError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let error = match self.open_for(class).await {
+                Ok(mut stream) => match stream.accepted().await {
+                    Ok(()) => return Ok(stream),
+                    Err(error) => OpenError::NotTaken(Arc::new(error)),
+                },
+                Err(error) => error,
+            };
+            if !error.is_of_the_path() || Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn open_for(&self, class: Class) -> Result<Stream, OpenError> {

@@ -70,7 +70,7 @@ impl UserSession {
             Some(_) => Class::Interactive,
             None => Class::Default,
         };
-        let opened = self.open_for(class).await;
+        let opened = self.open_taken(class).await;
         let stream = opened.map_err(|error| away(&chain(&error).to_string()))?;
         let sent = exchange::send(stream, Request::from_parts(parts, body)).await;
         sent.map_err(|error| {

@@ -1,6 +1,7 @@
 //! The kubeconfig of one run.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -24,6 +25,7 @@ impl KubeconfigFile {
             None => {
                 let folder = tempfile::Builder::new()
                     .prefix("underpass-proxy-")
+                    .permissions(Permissions::from_mode(0o700))
                     .tempdir();
                 let folder = folder.context("cannot make a folder for the kubeconfig")?;
                 (folder.path().join("config"), Some(folder))
@@ -61,8 +63,6 @@ impl Drop for KubeconfigFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn mode(path: &Path) -> u32 {
