@@ -2,6 +2,7 @@
 
 mod join;
 mod node;
+mod proxy;
 mod registration;
 mod shell;
 
@@ -16,6 +17,7 @@ pub(crate) use self::join::{
     Agent, AgentsToRotate, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output,
 };
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
+pub(crate) use self::proxy::Proxy;
 pub(crate) use self::registration::Credentials;
 pub(crate) use self::shell::{AFTER_SHELL, At, Shell, ShellCommand};
 
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     /// Open a shell at an agent of a cluster, or attach to one
     #[command(after_help = AFTER_SHELL)]
     Shell(Shell),
+    /// Let kubectl, helm, k9s and others reach clusters through a session, so that a loss of your network ends none of their streams
+    #[command(after_help = proxy::AFTER_PROXY)]
+    Proxy(Proxy),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
     /// Clusters, and join tokens for their agents

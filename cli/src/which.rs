@@ -14,7 +14,8 @@ use underpass_api::Client;
 use underpass_api::client::{Credential, Server};
 use underpass_core::BoxError;
 use underpass_forward::Credentials;
-use underpass_https::https_url;
+use underpass_https::{Roots, https_url};
+use underpass_session::{SessionConfig, Transports};
 use zeroize::Zeroizing;
 
 use crate::args::Which;
@@ -83,6 +84,35 @@ impl Which {
 
     /// The server for connections to services, with the credential that it gets for each of them.
     pub(crate) async fn server_to_forward(&self) -> Result<underpass_forward::Server> {
+        let (url, roots, credentials) = self.server_for_streams().await?;
+        let proxy = underpass_https::Proxy::from_env();
+        Ok(underpass_forward::Server::new(
+            &url,
+            &roots,
+            proxy.as_ref(),
+            credentials,
+        )?)
+    }
+
+    /// A session with the server, with the credential of each request.
+    pub(crate) async fn session(&self, transports: Transports) -> Result<SessionConfig> {
+        let (url, roots, credentials) = self.server_for_streams().await?;
+        let mut config = SessionConfig::new(url, roots, credentials);
+        config.proxy = underpass_https::Proxy::from_env();
+        config.transports = transports;
+        config.software = concat!("underpass/", env!("CARGO_PKG_VERSION")).to_owned();
+        Ok(config)
+    }
+
+    /// The same server, for a request of its own.
+    pub(crate) async fn server_of(&self, config: &SessionConfig) -> Result<Server> {
+        let bearer = config.credentials.bearer().await;
+        let bearer = bearer.map_err(|error| anyhow::anyhow!(error))?;
+        proxy::server(&config.url, &config.roots, &Credential::Bearer(bearer))
+    }
+
+    /// The server's URL, its CAs, and the credential, which is asked for each time.
+    async fn server_for_streams(&self) -> Result<(String, Roots, Arc<dyn Credentials>)> {
         let credentials: Arc<dyn Credentials> = match (&self.api, &self.api_token_file) {
             (Some(_), Some(path)) => Arc::new(TokenFile(path.clone())),
             _ if self.api.is_none() && self.socket.is_some() => {
@@ -101,13 +131,7 @@ impl Which {
             _ => self.login()?.url,
         };
         let roots = roots(self.ca_pem()?.as_deref())?;
-        let proxy = underpass_https::Proxy::from_env();
-        Ok(underpass_forward::Server::new(
-            &url,
-            &roots,
-            proxy.as_ref(),
-            credentials,
-        )?)
+        Ok((url, roots, credentials))
     }
 
     /// The CA of the server that [`Which::client`] reaches over HTTPS, as PEM; `None` where the system trusts it.

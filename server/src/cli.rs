@@ -152,6 +152,9 @@ pub(crate) struct Serve {
     /// Time that streams wait for an agent whose connection is lost, an hour at the most; 0s ends them at once
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
     pub(crate) resume_window: ResumeWindow,
+    /// Time that streams of a user's session wait for a user whose connection is lost, an hour at the most; 0s ends them at once
+    #[arg(long, env = "UNDERPASS_USER_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
+    pub(crate) user_resume_window: ResumeWindow,
     #[command(flatten)]
     pub(crate) proxies: proxies::Options,
     #[command(flatten)]

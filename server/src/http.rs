@@ -11,16 +11,18 @@ use underpass_authenticate::{Authenticator, Caller};
 use underpass_core::{Body, Rejection, empty, full};
 use underpass_gateway::{Connection, Fallback, Holder, Recognised, RequestBody};
 use underpass_tunnel::transport::websocket;
-use underpass_tunnel::{Acceptor, chain};
+use underpass_tunnel::{Acceptor, ConnectorRole, chain};
 
 use crate::api::{Api, Requester};
 use crate::readiness::{Readiness, Unready};
+use crate::sessions::UserSessions;
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
 pub(crate) struct Http {
     pub(crate) tunnel: Tunnel,
     pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) users: UserSessions,
     pub(crate) readiness: Readiness,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) api: Api,
@@ -43,7 +45,8 @@ impl Fallback for Http {
                 Ok(()) => text(StatusCode::OK, "ok\n"),
                 Err(unready) => unavailable(unready),
             },
-            websocket::PATH => self.upgrade(request, connection),
+            websocket::PATH => self.upgrade(request, connection, ConnectorRole::Agent),
+            websocket::USER_PATH => self.upgrade(request, connection, ConnectorRole::User),
             path if path.starts_with(underpass_api::PREFIX) => {
                 self.answer(request, connection).await
             }
@@ -66,6 +69,10 @@ impl Http {
             return self.admit(request, connection).await;
         }
         let client = connection.info().peer.client(request.headers());
+        let mut request = request;
+        if request.uri().path() == underpass_api::SESSIONS {
+            request.extensions_mut().insert(connection.info().clone());
+        }
         match self.requester(&request, connection).await {
             Ok((requester, in_flight)) => {
                 let response = self.api.answer(request, requester, Some(client)).await;
@@ -110,7 +117,12 @@ impl Http {
         Ok((Requester::from(&authenticated), in_flight))
     }
 
-    fn upgrade(&self, request: Request<RequestBody>, connection: &Connection) -> Response<Body> {
+    fn upgrade(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+        role: ConnectorRole,
+    ) -> Response<Body> {
         if !self.readiness.is_serving() {
             return unavailable(Unready::Stopping);
         }
@@ -126,11 +138,18 @@ impl Http {
         let upgrade = hyper::upgrade::on(&mut request);
         drop(body);
         let (acceptor, tunnel) = (Arc::clone(&self.acceptor), self.tunnel.clone());
+        let users = self.users.clone();
         let client = connection.info().peer.client(request.headers());
         let remote = SocketAddr::new(client, 0);
         let standing = connection.standing().clone();
         tokio::spawn(async move {
             match upgrade.await {
+                Ok(io) if role == ConnectorRole::User => {
+                    let io = TokioIo::new(io);
+                    users
+                        .serve_websocket(io, subprotocol, remote, standing)
+                        .await;
+                }
                 Ok(io) => {
                     let io = TokioIo::new(io);
                     let accepting = acceptor.accept_websocket(io, subprotocol, Some(remote));

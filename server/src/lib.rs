@@ -29,6 +29,7 @@ mod router;
 mod secrets;
 mod server;
 mod service_roots;
+mod sessions;
 mod shells;
 mod silence;
 mod socket;

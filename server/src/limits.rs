@@ -169,6 +169,20 @@ pub(crate) const SESSIONS_OF_NODE: usize = 4;
 /// Sessions of all agents on nodes of a cluster: each of them that the directory takes has one.
 pub(crate) const SESSIONS_OF_NODES: usize = underpass_core::limits::AGENTS_PER_CLUSTER;
 
+/// Sessions of one user at a time: terminals, each with a program. A user who vanishes leaves what each keeps for them until the resume
+/// window is over, [`SESSION_UNACKED`](underpass_tunnel::limits::SESSION_UNACKED) of unread bytes at the most: 1 GiB in all.
+pub(crate) const SESSIONS_OF_USER: usize = 16;
+
+/// Sessions of all users. Each costs some connections, as users over TLS do, which the port's places bound.
+pub(crate) const SESSIONS_OF_USERS: usize = 8192;
+
+/// Streams of one user's session, each of which is a connection to the front and has one of the port's places: a tool that watches
+/// everything of a cluster has some hundred.
+pub(crate) const SESSION_STREAMS: u32 = 512;
+
+/// How long a registered key waits for its session: a dial over WebSocket behind QUIC's head start, some times.
+pub(crate) const SESSION_KEY_UNUSED: Duration = Duration::from_secs(60);
+
 /// Agents in the answer about a cluster that serve it: a few, and their number is told beside them.
 pub(crate) const SERVING_SHOWN: usize = 8;
 

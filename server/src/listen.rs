@@ -19,7 +19,7 @@ use underpass_authenticate::CertificateRequest;
 use underpass_core::{ConnectionInfo, Protocol};
 use underpass_gateway::{Front, Standing};
 use underpass_tunnel::transport::tcp;
-use underpass_tunnel::{Acceptor, chain};
+use underpass_tunnel::{Acceptor, ConnectorRole, chain};
 
 use self::door::ConnectionPermit;
 use self::handshake::Handshakes;
@@ -27,17 +27,31 @@ pub(crate) use self::{connections::Connections, door::Door, sockets::Sockets};
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
+use crate::sessions::UserSessions;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 use crate::vanished::{self, Upgrades};
 
-/// Serves QUIC agents until the endpoint is closed.
-pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
+/// Serves agents, and users' sessions, over QUIC until the endpoint is closed.
+pub(crate) async fn serve_quic(
+    endpoint: Endpoint,
+    acceptor: Arc<Acceptor>,
+    tunnel: Tunnel,
+    users: UserSessions,
+) {
     let mut handshakes = Children::default();
     while let Some(incoming) = endpoint.accept().await {
-        let (acceptor, tunnel) = (Arc::clone(&acceptor), tunnel.clone());
+        let (acceptor, tunnel, users) = (Arc::clone(&acceptor), tunnel.clone(), users.clone());
         let remote = incoming.remote_address().ip().to_canonical();
-        handshakes.spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });
+        handshakes.spawn(async move {
+            match acceptor.connect_quic(incoming).await {
+                Ok(peer) if peer.role() == ConnectorRole::User => {
+                    users.serve_quic(peer, remote).await;
+                }
+                Ok(peer) => tunnel.serve(acceptor.accept_peer(peer).await, remote),
+                Err(error) => tunnel.serve(Err(error), remote),
+            }
+        });
     }
 }
 

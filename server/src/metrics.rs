@@ -26,6 +26,7 @@ use underpass_tunnel::transport::TransportKind;
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::readiness::Readiness;
+use crate::sessions::UserSessions;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 
@@ -36,6 +37,7 @@ pub(crate) const PATH: &str = "/metrics";
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) tunnel: Tunnel,
+    pub(crate) users: UserSessions,
     pub(crate) budgets: Budgets,
     pub(crate) strangers: Strangers,
     pub(crate) readiness: Readiness,
@@ -64,6 +66,7 @@ impl Metrics {
             record_sessions(agent, sessions);
         }
         roles::record(&self.tunnel);
+        metrics::gauge!("underpass_user_sessions").set(count(self.users.count()));
         self.budgets.record();
         self.strangers.record();
         self.readiness.record();

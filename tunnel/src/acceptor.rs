@@ -25,10 +25,11 @@ use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::control::{ControlError, HandshakeStream};
 use crate::handshake_limiter::{Bounds, Closed, HandshakeLimiter, HandshakePermit};
 use crate::limits;
+use crate::role::ConnectorRole;
 use crate::session::{Info, Joining, Session, Shared};
 use crate::session_limiter::{NoRoom, SessionLimiter};
 use crate::telemetry;
-use crate::transport::quic::QuicTransport;
+use crate::transport::quic::{self, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportError};
 
@@ -104,6 +105,24 @@ pub enum AcceptError {
     /// The session that it was for, and for no other, is not here.
     #[error("no such session here")]
     NoSession,
+    /// The connector's role is another one than the acceptor's.
+    #[error("no connector in the role {0:?} is served here")]
+    Role(ConnectorRole),
+}
+
+/// A QUIC connection whose own handshake is done, and whose connector is not known yet.
+#[derive(Debug)]
+pub struct QuicPeer {
+    role: ConnectorRole,
+    connection: quinn::Connection,
+    place: HandshakePermit,
+}
+
+impl QuicPeer {
+    /// The role that the connector asks for.
+    pub fn role(&self) -> ConnectorRole {
+        self.role
+    }
 }
 
 /// The outcome of a connection.
@@ -167,9 +186,10 @@ impl Sessions {
 
 /// Turns transports into sessions, within bounds.
 pub struct Acceptor {
+    role: ConnectorRole,
     config: AcceptorConfig,
     admission: Arc<dyn Admission>,
-    handshake_limiter: HandshakeLimiter,
+    handshake_limiter: Arc<HandshakeLimiter>,
     session_limiter: SessionLimiter,
     sessions: Mutex<Sessions>,
 }
@@ -177,7 +197,26 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor that lets in agents that `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
+        let handshake_limiter = Arc::new(HandshakeLimiter::new(Bounds::default()));
+        Self::of(ConnectorRole::Agent, config, admission, handshake_limiter)
+    }
+
+    /// An acceptor beside this one, for the sessions of users that `admission` knows. It has sessions, keys and bounds of its own:
+    /// no key of an agent leads here, and none of a user to the agents. Connections that are not authenticated yet count together.
+    #[must_use]
+    pub fn for_users(&self, config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
+        let limiter = Arc::clone(&self.handshake_limiter);
+        Self::of(ConnectorRole::User, config, admission, limiter)
+    }
+
+    fn of(
+        role: ConnectorRole,
+        config: AcceptorConfig,
+        admission: Arc<dyn Admission>,
+        handshake_limiter: Arc<HandshakeLimiter>,
+    ) -> Self {
         Self {
+            role,
             session_limiter: SessionLimiter::new(
                 config.max_sessions_of_agent,
                 config.max_sessions_of_name,
@@ -185,7 +224,7 @@ impl Acceptor {
             ),
             config,
             admission,
-            handshake_limiter: HandshakeLimiter::new(Bounds::default()),
+            handshake_limiter,
             sessions: Mutex::default(),
         }
     }
@@ -198,6 +237,18 @@ impl Acceptor {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Accepted, AcceptError> {
+        self.accept_peer(self.connect_quic(incoming).await?).await
+    }
+
+    /// Finishes a QUIC connection's own handshake, which tells the connector's role: which acceptor its session is for
+    /// ([`Acceptor::accept_peer`]).
+    ///
+    /// # Errors
+    /// Where no session can come of it; the peer was told why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn connect_quic(&self, incoming: quinn::Incoming) -> Result<QuicPeer, AcceptError> {
         let (incoming, mut place) = self.admit_quic(incoming)?;
         let closed = place.closed();
         let handshake = quic_handshake(incoming, &mut place);
@@ -209,9 +260,35 @@ impl Acceptor {
             Ok(connection) => connection.map_err(AcceptError::Quic)?,
             Err(_) => return Err(AcceptError::Timeout),
         };
-        let session = self
-            .accept_bounded(Arc::new(QuicTransport::new(connection)), &closed)
-            .await;
+        // The endpoint agrees on no other protocols than ours.
+        let role = quic::role_of(&connection).unwrap_or_default();
+        Ok(QuicPeer {
+            role,
+            connection,
+            place,
+        })
+    }
+
+    /// Accepts a QUIC connection whose own handshake is done.
+    ///
+    /// # Errors
+    /// Where no session comes of it; the peer was told why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn accept_peer(&self, peer: QuicPeer) -> Result<Accepted, AcceptError> {
+        let QuicPeer {
+            role,
+            connection,
+            place,
+        } = peer;
+        let transport = Arc::new(QuicTransport::new(connection));
+        if role != self.role {
+            let error = AcceptError::Role(role);
+            transport.close(CloseCode::Unauthenticated, &error.to_string());
+            return Err(error);
+        }
+        let session = self.accept_bounded(transport, &place.closed()).await;
         drop(place);
         session
     }

@@ -89,6 +89,7 @@ mod handshake_limiter;
 pub mod limits;
 mod random;
 mod registry;
+mod role;
 pub mod session;
 mod session_limiter;
 mod stream;
@@ -96,7 +97,9 @@ mod telemetry;
 pub mod tls;
 pub mod transport;
 
-pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied, Share};
+pub use acceptor::{
+    AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied, QuicPeer, Share,
+};
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, LinkCount,
     NoProxy, Proxy, ProxyCaError, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl,
@@ -108,6 +111,7 @@ pub use copy::{Copied, CopyError, copy_bidirectional, copy_until};
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};
 pub use registry::Registry;
+pub use role::ConnectorRole;
 pub use session::{
     IncomingStream, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
     SessionStats,

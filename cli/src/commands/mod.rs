@@ -12,6 +12,7 @@ mod kubeconfig;
 mod login;
 mod manifest;
 pub(crate) mod node;
+mod proxy;
 mod registration;
 mod shell;
 mod token;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Whoami => login::who_am_i(&which.client().await?).await,
         Command::Forward(options) => forward::run(which, options).await,
         Command::Shell(options) => shell::run(which, options).await,
+        Command::Proxy(options) => proxy::run(which, options).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
         Command::Agent(command) => agent::run(&which.client().await?, command).await,

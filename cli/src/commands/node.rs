@@ -26,7 +26,7 @@ const WAIT: u64 = 15;
 const TIMED_OUT: u8 = 124;
 
 /// As shells have it, beside the signal's number.
-const SIGNALLED: u8 = 128;
+pub(crate) const SIGNALLED: u8 = 128;
 
 /// The end of a command that did not succeed. It has been said already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

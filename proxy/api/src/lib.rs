@@ -23,6 +23,7 @@ mod problem;
 mod registration;
 mod rotation;
 mod server;
+mod sessions;
 mod shells;
 mod tokens;
 mod users;
@@ -57,6 +58,7 @@ pub use self::{
         NextKeyRefusal, NextKeyRequest,
     },
     server::ServerInfo,
+    sessions::{HTTP_TARGET, SESSIONS, SessionMade, SessionRequest},
     shells::{
         AttachQuery, BadAttachQuery, CHANNEL_PROTOCOL, SHELL_PROTOCOL, ShellAnswer, ShellChannel,
         ShellEnd, ShellEvent, ShellExit, ShellList, ShellProblem, ShellQuestion, ShellRefusal,

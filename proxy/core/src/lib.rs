@@ -94,6 +94,7 @@ pub use self::{
     scope::{OutOfScope, Scope},
     selector::Selector,
     shell::{BadShellId, ShellId, ShellKind, UnknownShellKind},
+    status::status_response,
     subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
     via::{REGISTERED_CREDENTIAL, Through, Via},

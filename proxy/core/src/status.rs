@@ -42,6 +42,20 @@ struct Details<'a> {
     retry_after_seconds: Option<u64>,
 }
 
+/// An error in the API machinery's shape, which kubectl and client-go print and act on; with `retry_after`, they try again then.
+pub fn status_response(
+    code: StatusCode,
+    reason: &str,
+    message: &str,
+    retry_after: Option<Duration>,
+) -> Response<Body> {
+    let status = Status::new(code, reason, message);
+    match retry_after {
+        Some(after) => status.retry_after(after).into_response(),
+        None => status.into_response(),
+    }
+}
+
 impl<'a> Status<'a> {
     pub(crate) fn new(code: StatusCode, reason: &'a str, message: &'a str) -> Self {
         Self {

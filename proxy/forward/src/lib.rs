@@ -18,12 +18,14 @@ mod socket;
 mod stream;
 mod tunnel;
 
+pub use underpass_https::Credentials;
+
 pub use self::{
     error::{DialError, OpenError},
     listener::{Event, Events, Listener},
     near::{Client, ListenError},
     rule::{Listen, ListenAddress, Rule, RuleError},
-    server::{Credentials, Server, ServerError},
+    server::{Server, ServerError},
     socket::SocketError,
     stream::Stream,
     tunnel::{State, Tunnel},

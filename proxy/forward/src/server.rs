@@ -2,21 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use async_trait::async_trait;
 use rustls_pki_types::ServerName;
-use underpass_core::BoxError;
-use underpass_https::{Connector, Proxy, ProxyConfigError, Roots, https_url};
-use zeroize::Zeroizing;
-
-/// Gives the token of the caller. It is asked for each stream: a token is renewed while streams are open.
-#[async_trait]
-pub trait Credentials: Send + Sync {
-    /// A bearer token.
-    ///
-    /// # Errors
-    /// There is none: the login has ended, for example.
-    async fn bearer(&self) -> Result<Zeroizing<String>, BoxError>;
-}
+use underpass_https::{Connector, Credentials, Proxy, ProxyConfigError, Roots, https_url};
 
 /// A server: where it is, whose certificates count, and who asks.
 #[derive(Clone)]

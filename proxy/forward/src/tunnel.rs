@@ -15,6 +15,7 @@ use underpass_core::{
     ClusterName, NodeName, Target, UNDERPASS_CLUSTER, UNDERPASS_NODE, UNDERPASS_TARGET,
     UNIX_AUTHORITY,
 };
+use underpass_https::Credentials;
 use zeroize::Zeroizing;
 
 use self::owner::{Ask, Owner};
@@ -22,7 +23,7 @@ use crate::{
     connection::Place,
     error::{DialError, OpenError},
     limits,
-    server::{Credentials, Server},
+    server::Server,
     stream::Stream,
 };
 

@@ -4,6 +4,7 @@
 //! Authenticators ask identity providers with it, and the command line logs in.
 
 mod connector;
+mod credentials;
 mod device;
 mod https;
 
@@ -13,6 +14,7 @@ pub use underpass_http_proxy::{NoProxy, Proxy, ProxyConfigError, ProxyEnvError, 
 
 pub use self::{
     connector::{ConnectError, Connector, Socket},
+    credentials::Credentials,
     device::{DeviceAuthorization, DeviceConfigError, DeviceError, DeviceLogin},
     https::{Https, HttpsConfigError, HttpsError, Roots, RootsError},
 };

@@ -34,6 +34,7 @@ mod requester;
 mod resource;
 mod rotate;
 mod server;
+mod sessions;
 mod share;
 mod shells;
 #[cfg(test)]
@@ -80,6 +81,7 @@ pub(crate) use self::requester::Requester;
 use self::share::{Pace, Seat, Seats, Whose};
 use self::waiting_line::WaitingLine;
 use crate::limits;
+use crate::sessions::Grants;
 use crate::shells::Keepers;
 
 /// The status of a request whose client has gone away before its answer, as nginx has it in its log.
@@ -91,6 +93,7 @@ pub(crate) struct Api {
     router: Router,
     audit_log: AuditLog,
     places: Seats,
+    grants: Arc<Grants>,
     /// Requests that end, and are written down, without their clients.
     tasks: TaskTracker,
 }
@@ -113,6 +116,8 @@ struct State {
     /// Wrong join tokens.
     guesses: Arc<Failures>,
     reviews: Arc<Reviews>,
+    /// The keys of users' sessions.
+    grants: Arc<Grants>,
     /// Of the request that is being answered.
     commit: Commit,
 }
@@ -238,12 +243,14 @@ impl Api {
             for_places: Arc::new(WaitingLine::new(limits::JOIN_PLACE_EVERY)),
             for_turns: Arc::new(WaitingLine::new(limits::CHANGE_PER_USER_EVERY)),
             guesses: Arc::default(),
+            grants: Arc::default(),
             commit: Commit::default(),
         })
     }
 
     fn over(state: State) -> Self {
         let (audit_log, places) = (state.audit_log.clone(), state.places.clone());
+        let grants = Arc::clone(&state.grants);
         let router = Router::new()
             .route("/v1/openapi.json", get(openapi::serve))
             .merge(resource::routes::<clusters::Clusters>())
@@ -262,6 +269,7 @@ impl Api {
             .merge(access::routes())
             .merge(myself::routes())
             .merge(server::routes())
+            .merge(sessions::routes())
             .merge(login::routes())
             .merge(passwords::routes())
             .fallback(problem::no_such_path)
@@ -272,8 +280,14 @@ impl Api {
             router,
             audit_log,
             places,
+            grants,
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// The keys of users' sessions, which users register here.
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        Arc::clone(&self.grants)
     }
 
     /// Waits for requests that have begun and whose clients may be gone. There must not be another one from here on.

@@ -21,8 +21,8 @@ use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, KeyRotated, LoginRequest, LoginWays, Myself,
     NewPassword, NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem,
-    Reachability, RegistrationStatus, SERVER, ServerInfo, ShellList, ShellRequest, ShellView,
-    TokenMade, TokenRequest, TokenView,
+    Reachability, RegistrationStatus, SERVER, SESSIONS, ServerInfo, SessionMade, SessionRequest,
+    ShellList, ShellRequest, ShellView, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -184,6 +184,9 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let server = schemas.of::<ServerInfo>();
     let about = "How users and agents reach the server: its URL and its CA";
     all.push(Described::read(SERVER, about, server));
+    let (wanted, made) = (schemas.of::<SessionRequest>(), schemas.of::<SessionMade>());
+    let about = "Registers the key of a session of one's own, or has it rest on another credential";
+    all.push(Described::create(SESSIONS, about, wanted, made));
     all
 }
 

@@ -95,6 +95,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
         idle_timeout: options.idle_timeout,
         proxy,
         resume_window: options.resume_window,
+        user_resume_window: options.user_resume_window,
         budgets: options.budgets.config()?,
         quic: options.quic.config()?,
         recorder: Some(record_metrics()?),

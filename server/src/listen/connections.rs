@@ -11,7 +11,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
         let end = self.end.clone();
         self.open.spawn(async move {
             // The end first: a connection that is woken together with it must not begin another change.

@@ -1,7 +1,7 @@
 //! Places for clients' connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -12,14 +12,15 @@ use crate::limits;
 
 /// Lets as many clients in as there are places for. A newcomer always finds one: [`Strangers::make_room`] says whose
 /// connection is closed for it.
+#[derive(Clone)]
 pub(crate) struct Door {
     pub(super) connections: Arc<Semaphore>,
     pub(super) strangers: Strangers,
 }
 
 /// A client's place, given back when it and its socket are dropped.
-pub(super) struct ConnectionPermit {
-    pub(super) standing: Standing,
+pub(crate) struct ConnectionPermit {
+    pub(crate) standing: Standing,
     /// All of the port's.
     pub(super) places: Arc<Semaphore>,
 }
@@ -37,12 +38,17 @@ impl Door {
         listener: &TcpListener,
     ) -> io::Result<(TcpStream, SocketAddr, ConnectionPermit)> {
         let (tcp, client) = listener.accept().await?;
-        let connection = self.place().await?;
-        let place = ConnectionPermit {
-            standing: self.strangers.enter_at(client.ip(), connection),
-            places: Arc::clone(&self.connections),
-        };
+        let place = self.enter(client.ip()).await?;
         Ok((tcp, client, place))
+    }
+
+    /// A place for a client's connection, of whatever kind.
+    pub(crate) async fn enter(&self, client: IpAddr) -> io::Result<ConnectionPermit> {
+        let connection = self.place().await?;
+        Ok(ConnectionPermit {
+            standing: self.strangers.enter_at(client, connection),
+            places: Arc::clone(&self.connections),
+        })
     }
 
     /// A place for somebody who is here already.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use quinn::Endpoint;
 use tokio::net::TcpListener;
+use underpass_tunnel::ConnectorRole;
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
@@ -36,7 +37,13 @@ impl Sockets {
                 .await
                 .with_context(|| format!("cannot listen on TCP {address}"))?;
             let address = tcp.local_addr()?;
-            match quic::server(address, tls.clone(), reset_key, quic_config) {
+            match quic::server_for(
+                &ConnectorRole::ALL,
+                address,
+                tls.clone(),
+                reset_key,
+                quic_config,
+            ) {
                 Ok(quic) => return Ok(Self { tcp, quic, address }),
                 Err(_) if attempts > 0 => {}
                 Err(error) => return Err(error).context("cannot listen for QUIC"),

@@ -20,6 +20,7 @@ use crate::readiness::Readiness;
 use crate::registrations::Registrations;
 use crate::router::Ways;
 use crate::service_roots::RootsFolder;
+use crate::sessions::{Streams, UserSessions};
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
 
@@ -36,6 +37,8 @@ pub(super) struct Given {
 pub(super) struct Parts {
     pub(super) tunnel: Tunnel,
     pub(super) acceptor: Arc<Acceptor>,
+    pub(super) users: UserSessions,
+    pub(super) streams: Streams,
     pub(super) readiness: Readiness,
     pub(super) front: Arc<Front>,
     pub(super) authentication: Arc<Authentication>,
@@ -92,10 +95,12 @@ pub(super) fn assemble(
         acceptor_config(config.resume_window),
         Arc::new(Keys(Arc::clone(&directory))),
     ));
+    let (users, streams) = UserSessions::new(&acceptor, api.grants(), config.user_resume_window);
     let readiness = Readiness::new(Arc::clone(&directory), config.audit.clone());
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
+        users: users.clone(),
         readiness: readiness.clone(),
         authenticator: authentication.chain(),
         api: api.clone(),
@@ -104,6 +109,7 @@ pub(super) fn assemble(
     let metrics = Metrics {
         strangers,
         tunnel: tunnel.clone(),
+        users: users.clone(),
         budgets: budgets.clone(),
         readiness: readiness.clone(),
         recorder: config.recorder.clone(),
@@ -127,6 +133,8 @@ pub(super) fn assemble(
     Ok(Parts {
         tunnel,
         acceptor,
+        users,
+        streams,
         readiness,
         front,
         authentication,

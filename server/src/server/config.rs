@@ -61,6 +61,8 @@ pub struct ServerConfig {
     pub proxy: Option<Proxy>,
     /// How long streams wait for an agent whose connection is lost.
     pub resume_window: ResumeWindow,
+    /// How long streams of a user's session wait where the user's connection is lost. They hold their places meanwhile.
+    pub user_resume_window: ResumeWindow,
     /// Where it is written who did what.
     pub audit: AuditLog,
     /// How much each user and each cluster may have in flight.
@@ -97,6 +99,7 @@ impl ServerConfig {
             idle_timeout: IdleTimeout::default(),
             proxy: None,
             resume_window: ResumeWindow::default(),
+            user_resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),
             quic: QuicConfig::default(),

@@ -27,6 +27,7 @@ use crate::limits;
 use crate::listen::Connections;
 use crate::pki::ServerCertificate;
 use crate::readiness::Readiness;
+use crate::sessions::UserSessions;
 use crate::supervise::{Ended, Supervisor};
 use crate::tunnel::Tunnel;
 
@@ -64,6 +65,7 @@ pub struct Server {
 /// revocations (rule 12).
 struct Running {
     tunnel: Tunnel,
+    sessions: UserSessions,
     quic: Endpoint,
     connections: Connections,
     api: Api,
@@ -75,6 +77,7 @@ impl Running {
         self.quic.set_server_config(None);
         self.connections.end();
         self.tunnel.end();
+        self.sessions.end();
     }
 }
 
@@ -166,7 +169,8 @@ impl Server {
         // Users' connections end first, so that they are told of a server that has closed them, and not of a stream that was lost.
         tokio::join!(
             self.finish_connections(deadline),
-            running.tunnel.drain(deadline + limits::CUT_TIME)
+            running.tunnel.drain(deadline + limits::CUT_TIME),
+            running.sessions.drain(deadline + limits::CUT_TIME)
         );
         running.quic.wait_idle().await;
     }

@@ -75,6 +75,8 @@ pub(super) async fn start(
     let Parts {
         tunnel,
         acceptor,
+        users: sessions,
+        streams,
         readiness,
         front,
         authentication,
@@ -90,18 +92,26 @@ pub(super) async fn start(
     }
     let connections = Connections::default();
     let no_more = CancellationToken::new();
+    let door = Door::new(places, strangers);
+    let serving = streams.serve(Arc::clone(&front), door.clone(), connections.clone());
+    tasks.start("serves streams of users' sessions", serving);
     let users = listen::serve_tcp(
         sockets.tcp,
         certificate.tls_asking(authentication.certificates())?,
         TrustedProxies::new(config.proxy_protocol_from, config.trusted_proxies),
         Arc::clone(&front),
-        Door::new(places, strangers),
+        door,
         connections.clone(),
         no_more.clone(),
     );
     tasks.start("serves users", users);
-    let agents = listen::serve_quic(sockets.quic.clone(), acceptor, tunnel.clone());
-    tasks.start("serves agents over QUIC", agents);
+    let over_quic = listen::serve_quic(
+        sockets.quic.clone(),
+        acceptor,
+        tunnel.clone(),
+        sessions.clone(),
+    );
+    tasks.start("serves agents and users over QUIC", over_quic);
     readiness.serve(true);
     tracing::info!(address = %sockets.address, url = info.url, "serving HTTPS and QUIC");
     Ok(Server {
@@ -116,6 +126,7 @@ pub(super) async fn start(
         no_more,
         running: Running {
             tunnel,
+            sessions,
             quic: sockets.quic,
             connections,
             api,

@@ -1,4 +1,5 @@
 mod acting;
+mod sessions;
 
 use std::net::Ipv4Addr;
 

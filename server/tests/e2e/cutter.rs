@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 /// A path for TCP to a server on this machine.
 pub(crate) struct Cutter {
     pub(crate) port: u16,
+    /// New connections are cut at once.
+    down: Arc<AtomicBool>,
     connections: Arc<Mutex<JoinSet<()>>>,
     _listening: JoinSet<()>,
 }
@@ -27,11 +30,18 @@ impl Cutter {
 
     fn start_on(listener: TcpListener, server: u16) -> Self {
         let port = listener.local_addr().unwrap().port();
-        let connections = Arc::default();
+        let (connections, down) = (Arc::default(), Arc::default());
         let mut listening = JoinSet::new();
-        listening.spawn(relay(listener, server, Arc::clone(&connections)));
+        let relaying = relay(
+            listener,
+            server,
+            Arc::clone(&connections),
+            Arc::clone(&down),
+        );
+        listening.spawn(relaying);
         Self {
             port,
+            down,
             connections,
             _listening: listening,
         }
@@ -48,9 +58,17 @@ impl Cutter {
     }
 }
 
-async fn relay(listener: TcpListener, server: u16, connections: Arc<Mutex<JoinSet<()>>>) {
+async fn relay(
+    listener: TcpListener,
+    server: u16,
+    connections: Arc<Mutex<JoinSet<()>>>,
+    down: Arc<AtomicBool>,
+) {
     loop {
         let (mut agent, _) = listener.accept().await.unwrap();
+        if down.load(Ordering::SeqCst) {
+            continue;
+        }
         connections.lock().unwrap().spawn(async move {
             if let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
                 let _ = copy_bidirectional(&mut agent, &mut server).await;
@@ -62,6 +80,8 @@ async fn relay(listener: TcpListener, server: u16, connections: Arc<Mutex<JoinSe
 /// A path for UDP to a server on this machine.
 pub(crate) struct Swallower {
     pub(crate) port: u16,
+    /// Every datagram is swallowed.
+    down: Arc<AtomicBool>,
     flows: Flows,
     _relaying: JoinSet<()>,
 }
@@ -88,11 +108,13 @@ impl Swallower {
     fn start_on(socket: UdpSocket, server: u16) -> Self {
         let socket = Arc::new(socket);
         let port = socket.local_addr().unwrap().port();
-        let flows = Flows::default();
+        let (flows, down) = (Flows::default(), Arc::<AtomicBool>::default());
         let mut relaying = JoinSet::new();
-        relaying.spawn(relay_udp(socket, server, Arc::clone(&flows)));
+        let relay = relay_udp(socket, server, Arc::clone(&flows), Arc::clone(&down));
+        relaying.spawn(relay);
         Self {
             port,
+            down,
             flows,
             _relaying: relaying,
         }
@@ -152,6 +174,22 @@ impl Forgetful {
         forgotten
     }
 
+    /// Nothing passes from here on, or everything again. What was open is cut, and UDP is not told.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.tcp.down.store(down, Ordering::SeqCst);
+        self.udp.down.store(down, Ordering::SeqCst);
+        if down {
+            self.forget();
+        }
+    }
+
+    /// Nothing passes for so long.
+    pub(crate) async fn fail_for(&self, time: Duration) {
+        self.set_down(true);
+        tokio::time::sleep(time).await;
+        self.set_down(false);
+    }
+
     /// Forgets again and again, and counts how often there was something.
     pub(crate) async fn forget_each(&self, period: Duration, cuts: &Cuts) -> Infallible {
         loop {
@@ -181,11 +219,14 @@ impl Cuts {
     }
 }
 
-async fn relay_udp(socket: Arc<UdpSocket>, server: u16, flows: Flows) {
+async fn relay_udp(socket: Arc<UdpSocket>, server: u16, flows: Flows, down: Arc<AtomicBool>) {
     let mut tasks = JoinSet::new();
     let mut datagram = vec![0; 65_535];
     loop {
         let (len, agent) = socket.recv_from(&mut datagram).await.unwrap();
+        if down.load(Ordering::SeqCst) {
+            continue;
+        }
         if !flows.lock().unwrap().contains_key(&agent) {
             let upstream = Arc::new(UdpSocket::bind(ANY).await.unwrap());
             let server = (Ipv4Addr::LOCALHOST, server);

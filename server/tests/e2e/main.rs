@@ -47,6 +47,7 @@ mod taken;
 mod terminal;
 mod tls;
 mod tunnelled;
+mod user_session;
 mod verbs;
 
 /// Makes tests of functions that take a transport: a module for each.

@@ -17,6 +17,7 @@ const STRANGER: &[&str] = &["GET /v1/login"];
 const USER: &[&str] = &[
     "GET /v1/login",
     "POST /v1/login",
+    "POST /v1/sessions",
     "GET /v1/self",
     "GET /v1/server",
     "GET /v1/clusters",

@@ -181,6 +181,7 @@ pub(super) fn close_words(error: &AcceptError) -> (CloseCode, String) {
         AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
         AcceptError::Timeout => CloseCode::HandshakeTimeout,
         AcceptError::Resume(_) | AcceptError::NoSession => CloseCode::ResumeRefused,
+        AcceptError::Role(_) => CloseCode::Unauthenticated,
         AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
     };
     (code, underpass_proto::chain(error))

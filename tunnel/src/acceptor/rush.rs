@@ -52,7 +52,7 @@ impl Server {
         let port = endpoint.local_addr().unwrap().port();
         let handshake_limiter = HandshakeLimiter::new(bounds);
         let mut acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone));
-        acceptor.handshake_limiter = handshake_limiter.clone();
+        acceptor.handshake_limiter = Arc::new(handshake_limiter.clone());
         let (sender, results) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

@@ -9,6 +9,7 @@ use underpass_http_proxy::{Proxy, ProxyConfigError};
 use underpass_proto::key::AgentKey;
 use underpass_proto::settings::{ResumeWindow, StreamLimit};
 
+use crate::role::ConnectorRole;
 use crate::tls::{TlsError, Trust};
 use crate::transport::quic::{EndpointError, QuicConfig};
 
@@ -43,8 +44,10 @@ pub struct ConnectorConfig {
     pub servers: Vec<ServerAddress>,
     /// How the server's certificate is verified.
     pub trust: Trust,
-    /// This agent's key.
+    /// This connector's key.
     pub key: AgentKey,
+    /// Whether it is an agent, or a user's.
+    pub role: ConnectorRole,
     /// Which protocols to dial with.
     pub transports: Transports,
     /// How many transports a session keeps. Two need [`Transports::Auto`].
@@ -94,6 +97,7 @@ impl ConnectorConfig {
             servers: vec![ServerAddress::new(host, port)],
             trust: trust.into(),
             key,
+            role: ConnectorRole::default(),
             transports: Transports::Auto,
             links: LinkCount::default(),
             proxy: None,

@@ -19,6 +19,7 @@ use super::race::race;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::limits;
+use crate::role::ConnectorRole;
 use crate::telemetry;
 use crate::tls::{self, CertificateError, Trust, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
@@ -40,6 +41,7 @@ pub(super) struct ServerDialer {
     transports: Transports,
     head_start: Duration,
     quic: QuicConfig,
+    role: ConnectorRole,
     proxy: Option<ProxyDialer>,
     trusted: Mutex<Trusted>,
 }
@@ -64,13 +66,14 @@ impl ServerDialer {
     pub(super) fn new(config: &ConnectorConfig, random: u32) -> Result<Self, ConfigError> {
         let trusted = Trusted::new(&config.trust)?;
         // Made anew for each attempt; whether it can be made is known now.
-        quic::client_config(trusted.tls.clone(), &config.quic)?;
+        quic::client_config_as(config.role, trusted.tls.clone(), &config.quic)?;
         Ok(Self {
             servers: Rotation::new(&config.servers, random)?,
             resolver: Arc::clone(&config.resolver),
             transports: config.transports,
             head_start: config.quic_head_start,
             quic: config.quic.clone(),
+            role: config.role,
             proxy: config.proxy.clone().map(ProxyDialer::new).transpose()?,
             trusted: Mutex::new(trusted),
         })
@@ -252,7 +255,8 @@ impl ServerDialer {
         let deadline = Deadline::new();
         let Trusted { verifier, mut tls } = self.trusted();
         let witness = Witness::of(&mut tls, &verifier);
-        let config = quic::client_config(tls, &self.quic).map_err(RouteError::Endpoint)?;
+        let config = quic::client_config_as(self.role, tls, &self.quic);
+        let config = config.map_err(RouteError::Endpoint)?;
         let endpoint = quic::client(address, &self.quic).map_err(RouteError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
         let connecting = endpoint
@@ -312,7 +316,7 @@ impl ServerDialer {
             .await?
             .map_err(|source| untrusted(&witness).unwrap_or(RouteError::Tls(source)))?;
         let host = server.address.to_string();
-        let connecting = websocket::connect(tls, &host, remote, &Subprotocol::ALL);
+        let connecting = websocket::connect_as(self.role, tls, &host, remote, &Subprotocol::ALL);
         deadline
             .step(Step::WebSocket, connecting)
             .await?

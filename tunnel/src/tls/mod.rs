@@ -10,7 +10,7 @@ pub use rustls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 use underpass_pem::PemError;
@@ -19,7 +19,7 @@ pub use self::pin::{CaPin, CaPinError};
 pub use self::witness::CertificateError;
 pub(crate) use self::witness::Witness;
 
-/// How a connector verifies its server: always by a CA that was pinned beforehand, never by one of
+/// How a connector verifies its server: an agent's always by a CA that was pinned beforehand, never by one of
 /// the system's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,6 +30,8 @@ pub enum Trust {
     Pin(CaPin),
     /// Of the CAs in this PEM text, the one that has this pin: a check that the text is the right one.
     PinnedCa(Vec<u8>, CaPin),
+    /// These trust anchors: a user's, who trusts a server as browsers do. No agent does.
+    Anchors(Vec<TrustAnchor<'static>>),
 }
 
 impl From<Vec<u8>> for Trust {
@@ -91,6 +93,10 @@ pub(crate) fn client_with(verifier: Arc<dyn ServerCertVerifier>) -> Result<Clien
 pub(crate) fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     let trusted = match trust {
         Trust::Pin(pin) => return Ok(Arc::new(pin::Verifier::new(*pin, provider()))),
+        Trust::Anchors(anchors) => {
+            let roots = Arc::new(anchors.iter().cloned().collect::<RootCertStore>());
+            return Ok(WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?);
+        }
         Trust::Ca(pem) => certificates(pem)?,
         Trust::PinnedCa(pem, pin) => {
             let mut trusted = certificates(pem)?;

@@ -109,7 +109,8 @@ pub fn asks_impersonation(headers: &HeaderMap) -> bool {
         .any(|name| name.as_str().starts_with("impersonate-"))
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what is between two neighbours, and nothing else: for a relay between a caller and a proxy that does the rest.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // The coding said where the body ends (RFC 9112, section 6.3). Once it is gone, the length would cut the body for the next hop.
         headers.remove(header::CONTENT_LENGTH);

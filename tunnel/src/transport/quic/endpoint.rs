@@ -16,8 +16,9 @@ use thiserror::Error;
 
 use super::batches::Batches;
 use super::config::{Congestion, DATAGRAM_MIN, Offload, QuicConfig};
-use super::{ALPN, congestion, offload, socket};
+use super::{alpn, congestion, offload, socket};
 use crate::limits;
+use crate::role::ConnectorRole;
 
 /// Unread bytes that an authenticated peer may have sent.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);
@@ -77,7 +78,7 @@ impl ResetKey {
     }
 }
 
-/// An endpoint that accepts, on `address`. A client may change its address in the midst of it
+/// An endpoint that accepts agents, on `address`. A client may change its address in the midst of it
 /// (connection migration, RFC 9000, section 9).
 ///
 /// # Errors
@@ -88,8 +89,22 @@ pub fn server(
     reset_key: &ResetKey,
     config: &QuicConfig,
 ) -> Result<Endpoint, EndpointError> {
+    server_for(&[ConnectorRole::Agent], address, tls, reset_key, config)
+}
+
+/// An endpoint that accepts connectors in these roles, on `address`.
+///
+/// # Errors
+/// As [`server`].
+pub fn server_for(
+    roles: &[ConnectorRole],
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    reset_key: &ResetKey,
+    config: &QuicConfig,
+) -> Result<Endpoint, EndpointError> {
     let mut tls = tls;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = roles.iter().map(|role| alpn(*role).to_vec()).collect();
     let crypto = QuicServerConfig::try_from(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = transport_config(config, "server")?;
@@ -125,7 +140,7 @@ pub fn client(peer: SocketAddr, config: &QuicConfig) -> Result<Endpoint, Endpoin
     bind(any, EndpointConfig::default(), None, config)
 }
 
-/// How such an endpoint dials a server of ours.
+/// How such an endpoint dials a server of ours, as an agent.
 ///
 /// # Errors
 /// Where the TLS configuration does not fit QUIC, or a trace cannot be written.
@@ -133,8 +148,20 @@ pub fn client_config(
     tls: rustls::ClientConfig,
     config: &QuicConfig,
 ) -> Result<ClientConfig, EndpointError> {
+    client_config_as(ConnectorRole::Agent, tls, config)
+}
+
+/// The same in this role.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_as(
+    role: ConnectorRole,
+    tls: rustls::ClientConfig,
+    config: &QuicConfig,
+) -> Result<ClientConfig, EndpointError> {
     let mut tls = tls;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn(role).to_vec()];
     let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     let mut transport = transport_config(config, "client")?;
     transport.keep_alive_interval(Some(limits::KEEPALIVE_MAX));

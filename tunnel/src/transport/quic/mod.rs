@@ -30,15 +30,38 @@ use underpass_proto::frame::Class;
 
 use self::allowance::{Allowance, PeerStream};
 pub use self::config::{Congestion, Offload, QuicConfig, QuicConfigError};
-pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server};
+pub use self::endpoint::{
+    EndpointError, ResetKey, client, client_config, client_config_as, server, server_for,
+};
 use super::{
     BiStream, HalfError, PathStats, RecvStream, SendStream, Transport, TransportError,
     TransportKind,
 };
 use crate::limits;
+use crate::role::ConnectorRole;
 
-/// The ALPN protocol id that both ends must agree on (RFC 7301).
+/// The ALPN protocol id that agents and their acceptor must agree on (RFC 7301).
 pub const ALPN: &[u8] = b"underpass/1";
+
+/// The same of users.
+pub const USER_ALPN: &[u8] = b"underpass-user/1";
+
+/// The protocol id of connectors in this role.
+pub const fn alpn(role: ConnectorRole) -> &'static [u8] {
+    match role {
+        ConnectorRole::Agent => ALPN,
+        ConnectorRole::User => USER_ALPN,
+    }
+}
+
+/// The role that ALPN has chosen for this connection, where it is one of ours.
+pub(crate) fn role_of(connection: &quinn::Connection) -> Option<ConnectorRole> {
+    let data = connection.handshake_data()?;
+    let data = data.downcast::<quinn::crypto::rustls::HandshakeData>();
+    let chosen = data.ok()?.protocol?;
+    let mut roles = ConnectorRole::ALL.into_iter();
+    roles.find(|role| alpn(*role) == chosen)
+}
 
 /// A QUIC connection whose handshake is done.
 #[derive(Debug)]

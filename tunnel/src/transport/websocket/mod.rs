@@ -28,9 +28,21 @@ use self::messages::Messages;
 use super::mux::MuxTransport;
 use super::yamux::YamuxTransport;
 use super::{Transport, TransportKind};
+use crate::role::ConnectorRole;
 
 /// The path that a server takes agents' WebSockets on.
 pub const PATH: &str = "/v1/tunnel";
+
+/// The same of users.
+pub const USER_PATH: &str = "/v1/tunnel/user";
+
+/// The path of connectors in this role.
+pub const fn path(role: ConnectorRole) -> &'static str {
+    match role {
+        ConnectorRole::Agent => PATH,
+        ConnectorRole::User => USER_PATH,
+    }
+}
 
 /// Which multiplexer a WebSocket's messages carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,7 +116,7 @@ fn hint(body: &str) -> String {
     }
 }
 
-/// Upgrades a connection to `host`, on which TLS is done, as the client. `offers` are the
+/// Upgrades a connection to `host`, on which TLS is done, as an agent's client. `offers` are the
 /// multiplexers that the server may choose from, [`Subprotocol::ALL`] in the ordinary case.
 ///
 /// # Errors
@@ -121,8 +133,28 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    connect_as(ConnectorRole::Agent, io, host, remote, offers).await
+}
+
+/// The same in this role.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// As [`connect`].
+pub async fn connect_as<S>(
+    role: ConnectorRole,
+    io: S,
+    host: &str,
+    remote: Option<SocketAddr>,
+    offers: &[Subprotocol],
+) -> Result<Arc<dyn Transport>, UpgradeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let unusable = || UpgradeError::Host(host.to_owned());
-    let mut request = format!("wss://{host}{PATH}")
+    let mut request = format!("wss://{host}{}", path(role))
         .into_client_request()
         .map_err(|_| unusable())?;
     let offered = HeaderValue::try_from(list(offers)).map_err(|_| unusable())?;

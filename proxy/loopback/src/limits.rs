@@ -1,0 +1,15 @@
+//! Bounds, each with its reason.
+
+use std::time::Duration;
+
+/// Connections at a time: programs of one user. Others of the machine may connect as well, and get no further than TLS.
+pub(crate) const CONNECTIONS: usize = 1024;
+
+/// Time for TLS.
+pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
+
+/// Time for a request's head.
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// The pause after an error of the listener: no file is free, for example.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

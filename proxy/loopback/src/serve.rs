@@ -1,0 +1,155 @@
+//! Serves connections.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode, header, uri::Authority};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use underpass_core::{Body, status_response};
+
+use super::limits;
+use super::token::Token;
+use super::{Handler, Loopback};
+
+/// The parts that connections share.
+struct Inside<H> {
+    handler: H,
+    token: Arc<Token>,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Loopback {
+    /// Serves until `stop`, and ends what is open then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops listening, and ends what is open.
+    pub async fn serve(self, handler: impl Handler, stop: CancellationToken) {
+        let open = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        // Also where this future is dropped.
+        let stop = stop.child_token();
+        let _stop = stop.clone().drop_guard();
+        let inside = Arc::new(Inside {
+            handler,
+            token: self.token,
+            address: self.address,
+            stop: stop.clone(),
+        });
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            let Ok((tcp, _)) = accepted else {
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                continue;
+            };
+            // Without a place the newcomer goes: those that are served are the user's, as a rule.
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                continue;
+            };
+            let (inside, tls) = (Arc::clone(&inside), self.tls.clone());
+            open.spawn(async move {
+                let _place = place;
+                inside.serve_connection(tcp, tls).await;
+            });
+        }
+        open.close();
+        open.wait().await;
+    }
+}
+
+impl<H: Handler> Inside<H> {
+    async fn serve_connection(self: Arc<Self>, tcp: TcpStream, tls: TlsAcceptor) {
+        // Answers are written whole.
+        let _ = tcp.set_nodelay(true);
+        let shaken = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp));
+        let tls = tokio::select! {
+            shaken = shaken => match shaken {
+                Ok(Ok(tls)) => tls,
+                _ => return,
+            },
+            () = self.stop.cancelled() => return,
+        };
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = self.serve_http(tls) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>) {
+        let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let service = service_fn(move |request| {
+            let this = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(this.answer(request).await) }
+        });
+        let io = TokioIo::new(tls);
+        let served = match is_http2 {
+            true => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder.timer(TokioTimer::new());
+                pin!(builder.serve_connection(io, service)).await
+            }
+            false => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(limits::HEAD_TIME);
+                let serving = builder.serve_connection(io, service).with_upgrades();
+                pin!(serving).await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a connection ended"
+            );
+        }
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+        if !self.is_here(&request) {
+            let message = "this listener serves its own address alone";
+            return status_response(StatusCode::MISDIRECTED_REQUEST, "BadRequest", message, None);
+        }
+        if !self.token.take(request.headers_mut()) {
+            let message = "the token is missing, or it is another run's: use the kubeconfig of the run that listens here";
+            return status_response(StatusCode::UNAUTHORIZED, "Unauthorized", message, None);
+        }
+        self.handler.handle(request).await
+    }
+
+    /// Is the request for this listener? A page of another name, which leads here, is not (DNS rebinding).
+    fn is_here<B>(&self, request: &Request<B>) -> bool {
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let host = match request.uri().authority() {
+            Some(authority) => Some(authority.clone()),
+            None => {
+                let host = hosts.next().and_then(|host| host.to_str().ok());
+                host.and_then(|host| host.parse::<Authority>().ok())
+            }
+        };
+        if hosts.next().is_some() && request.uri().authority().is_none() {
+            return false;
+        }
+        let Some(host) = host.filter(|host| host.port_u16() == Some(self.address.port())) else {
+            return false;
+        };
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        let own = name.parse() == Ok(self.address.ip());
+        own || name.eq_ignore_ascii_case("localhost")
+    }
+}
