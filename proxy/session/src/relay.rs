@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use underpass_core::body::{Guarded, boxed};
@@ -59,12 +59,18 @@ impl UserSession {
         let body = Whole::new(body, parts.version);
         let authorization = self.authorization().await?;
         strip_hop_by_hop(&mut parts.headers);
-        self.address(&mut parts.headers)?;
+        let host = HeaderValue::from_str(self.registrar.authority());
+        let host = host.map_err(|_| away("the server's name is no header"))?;
+        // The server's own name: that which the client used is this side's.
+        parts.headers.insert(header::HOST, host);
         parts.headers.insert(header::AUTHORIZATION, authorization);
         if let Some(upgrade) = upgrade {
             upgrade.write(&mut parts.headers);
         }
-        parts.uri = origin_form(&parts.uri)?;
+        // RFC 9112, section 3.2.1.
+        let path = parts.uri.path_and_query().cloned();
+        let path = path.ok_or_else(|| Rejection::NotFound.to_response())?;
+        parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
         let class = match upgrade {
             Some(_) => Class::Interactive,
@@ -99,21 +105,6 @@ impl UserSession {
         value.set_sensitive(true);
         Ok(value)
     }
-
-    /// The server's own name: that which the client used is this side's.
-    fn address(&self, headers: &mut HeaderMap) -> Result<(), Response<Body>> {
-        let host = HeaderValue::from_str(self.registrar.authority());
-        let host = host.map_err(|_| away("the server's name is no header"))?;
-        headers.insert(header::HOST, host);
-        Ok(())
-    }
-}
-
-/// RFC 9112, section 3.2.1.
-fn origin_form(uri: &Uri) -> Result<Uri, Response<Body>> {
-    let path = uri.path_and_query().cloned();
-    let path = path.ok_or_else(|| Rejection::NotFound.to_response())?;
-    Ok(Uri::from(path))
 }
 
 fn away(why: &str) -> Response<Body> {
