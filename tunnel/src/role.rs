@@ -1,6 +1,6 @@
 //! The roles in which a connector may dial (PROTOCOL.md, "User sessions").
 
-/// What a connector is to its acceptor. The role stands below the session, in the name of the protocol that both ends agree on:
+/// The relation of a connector to its acceptor. The role stands below the session, in the name of the protocol that both ends agree on:
 /// an acceptor takes one role, and none of its admission's keys lets a connector of another role in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ConnectorRole {

@@ -188,16 +188,13 @@ impl Targets {
         let Some(shells) = &self.shells else {
             return refuse(incoming, Some(&identity), target, Refusal::NoShells);
         };
-        if let Target::Shell(kind, id) = target {
-            let attached = shells.attach(incoming, &identity, *kind, id).await;
-            if let Err((incoming, refusal)) = attached {
-                refuse(incoming, Some(&identity), target, refusal);
-            }
-        } else if let Target::Shells(kind) = target {
-            let answered = shells.answer(incoming, identity, *kind).await;
-            if let Err(error) = answered {
-                tracing::debug!("an answer about shells ended early: {}", chain(&error));
-            }
+        let served = match target {
+            Target::Shell(kind, id) => shells.attach(incoming, &identity, *kind, id).await,
+            Target::Shells(kind) => shells.answer(incoming, &identity, *kind).await,
+            _ => return,
+        };
+        if let Err((incoming, refusal)) = served {
+            refuse(incoming, Some(&identity), target, refusal);
         }
     }
 

@@ -91,7 +91,15 @@ async fn rule_17_without_a_policy_no_target_is_served() {
         let sentence = format!("no rule of the agent's policy allows {target}");
         assert_eq!(reason, sentence);
     }
-    for target in ["shell", "operation", "state", "tcp:127.1:80"] {
+    for (target, kind) in [("shell", "kubectl"), ("node-shell", "node")] {
+        let (code, reason) = refused(&session, target).await;
+        assert_eq!(code, ResetCode::Forbidden);
+        assert!(
+            reason.contains("policy") && reason.contains(kind),
+            "{reason}"
+        );
+    }
+    for target in ["operation", "state", "tcp:127.1:80"] {
         let (code, reason) = refused(&session, target).await;
         assert_eq!(code, ResetCode::UnknownTarget);
         assert!(reason.contains(target), "{reason}");

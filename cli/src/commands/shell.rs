@@ -3,17 +3,15 @@
 mod attach;
 mod escape;
 mod keyboard;
-mod terminal;
 
 use anyhow::{Context, Result, bail};
 use underpass_api::client::Match;
 use underpass_api::{ShellList, ShellRequest, ShellView, ViewerWrites, segment};
 use underpass_core::{ClusterName, Target};
 use underpass_forward::Tunnel;
-use underpass_terminal::say;
+use underpass_terminal::{Terminal, say};
 
 use self::attach::{Left, Viewing};
-use self::terminal::Terminal;
 use super::node::CommandStatus;
 use super::{list, print_table, timestamp};
 use crate::args::{At, Shell, ShellCommand, Which};
@@ -79,11 +77,11 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
     let view: ShellView = match &options.attach {
         Some(id) => client.get(&format!("{path}/{id}")).await?,
         None => {
-            let size = terminal.size();
+            let (columns, rows) = terminal.size().unwrap_or_default();
             let request = ShellRequest {
                 kind: options.kind,
-                columns: size.columns,
-                rows: size.rows,
+                columns,
+                rows,
                 term: terminal.kind(),
             };
             client.post(&path, &request).await?

@@ -50,7 +50,7 @@ impl SessionConfig {
         }
     }
 
-    /// What dials, and what registers its key.
+    /// The dialler, and the registrar of its key.
     pub(super) fn parts(self) -> Result<(Connector, Registrar), ConnectError> {
         let wrong = || ConnectError::Url(self.url.clone());
         let url = https_url(&self.url).ok_or_else(wrong)?;

@@ -1,7 +1,7 @@
 //! A user's session with an Underpass server: HTTP connections that outlive the user's network.
 //!
 //! A user who loses their network for a moment loses each connection over TLS, and with it every shell, log and watch. In a session
-//! they go on at the exact byte, over whatever transport works next (PROTOCOL.md, "User sessions"). A [`UserSession`] gives a stream
+//! they go on at the exact byte, over the transport that works next (PROTOCOL.md, "User sessions"). A [`UserSession`] gives a stream
 //! for each HTTP/1.1 connection, or relays requests by itself ([`UserSession::relay`]).
 //!
 //! ```no_run
@@ -94,7 +94,7 @@ impl UserSession {
     }
 
     /// A stream that the server has taken. Nothing was sent on one that it has not, for example since the path is silent and nobody
-    /// knows it yet: another one follows, whatever is to be sent. It costs a round trip.
+    /// knows it yet: another one follows, for any stream. It costs a round trip.
     async fn open_taken(&self, class: Class) -> Result<Stream, OpenError> {
         let deadline = Instant::now() + PATIENCE;
         loop {

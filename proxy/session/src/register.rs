@@ -18,7 +18,7 @@ pub(super) struct Registrar {
     proxy: Option<Proxy>,
     credentials: Arc<dyn Credentials>,
     key: PublicKey,
-    /// The token that was shown last, whatever the answer.
+    /// The token that was shown last, with any answer.
     shown: Mutex<Option<Zeroizing<String>>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a session's owner hears of a server that gives none.
+//! The errors for the owner of a session, where the server gives none.
 
 #![allow(
     clippy::unwrap_used,

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a command line prints")]
 
 mod printable;
+mod raw;
 mod relay;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::io::Write as _;
 use zeroize::Zeroizing;
 
 pub use self::printable::{Lines, printable};
+pub use self::raw::{Raw, Terminal, interject, obey};
 pub use self::relay::{relay_to_stderr, relay_to_stdout};
 
 /// Tells the user something: a line on stderr, in the words of `format!`.

@@ -44,6 +44,11 @@ impl Problem {
         self.0.reason
     }
 
+    /// Is there nothing of the kind?
+    pub(super) fn is_not_found(&self) -> bool {
+        self.0.is(StatusCode::NOT_FOUND)
+    }
+
     /// Does it ask to come again later?
     pub(super) fn is_for_later(&self) -> bool {
         self.0.retry_after_seconds.is_some()

@@ -73,7 +73,7 @@ impl Asking {
                     let detail = format!(
                         "no agent of the cluster {cluster} is connected that serves it as a whole: ask an agent of a node"
                     );
-                    return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1));
+                    return Err(Problem::new(StatusCode::NOT_FOUND, detail));
                 }
                 (sessions, format!("cluster:{cluster}"))
             }
@@ -145,6 +145,8 @@ async fn named(
         };
         match found {
             Ok(found) => return Ok(found),
+            // That there is none says more than that another kind is forbidden.
+            Err(problem) if problem.is_not_found() => first = Some(problem),
             Err(problem) => first = first.or(Some(problem)),
         }
     }

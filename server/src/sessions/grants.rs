@@ -160,7 +160,7 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    /// What the user's connection showed that registered the key last.
+    /// The certificate that the connection showed which registered the key last.
     pub(crate) fn shown(&self) -> Arc<Shown> {
         let grants = self.grants.lock();
         let grant = grants.get(&self.key);

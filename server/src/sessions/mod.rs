@@ -1,7 +1,7 @@
 //! Users' sessions: the tunnel's, dialled by users (PROTOCOL.md, "User sessions").
 //!
-//! A session of a user's never leaves this module: no registry of clusters, and no stream to an agent, can have it. What is
-//! opened in it is an HTTP connection to the front ([`Streams`]), and nothing is ever opened towards the user.
+//! A session of a user's never leaves this module: no registry of clusters, and no stream to an agent, can have it. A stream
+//! in it is an HTTP connection to the front ([`Streams`]), and nothing is ever opened towards the user.
 
 mod grants;
 mod streams;

@@ -108,6 +108,8 @@ impl Agents {
                         views.push(view);
                     }
                 }),
+                // Its policy allows this caller none.
+                Err(ShellError::Ask(AskError::Refused { .. })) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }
         }

@@ -174,7 +174,7 @@ impl Forgetful {
         forgotten
     }
 
-    /// Nothing passes from here on, or everything again. What was open is cut, and UDP is not told.
+    /// Nothing passes from here on, or everything again. Open connections are cut, and UDP is not told.
     pub(crate) fn set_down(&self, down: bool) {
         self.tcp.down.store(down, Ordering::SeqCst);
         self.udp.down.store(down, Ordering::SeqCst);

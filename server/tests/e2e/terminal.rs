@@ -119,7 +119,7 @@ impl Terminal {
     pub(crate) async fn ended(mut self) -> (Option<i32>, String) {
         let ending = async {
             let status = self.child.wait().await.unwrap();
-            // What it wrote last may be on its way.
+            // Its last words may be on their way.
             (&mut self.showing).await.unwrap();
             status.code()
         };

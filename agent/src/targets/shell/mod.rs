@@ -14,7 +14,6 @@ use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError, chain};
 
 use self::question::Answers;
 use self::viewer::watch;
-use super::lines::Unanswered;
 use super::refusal::Refusal;
 use super::unix::OwnFiles;
 use crate::policy::{InForce, Policies};
@@ -42,25 +41,36 @@ impl AgentShells {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a question about the caller's shells of a kind. What the caller has not is not there for them.
+    /// Answers a question about the caller's shells of a kind. Another user's shell is not there for the caller.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream. The shells go on.
     pub(super) async fn answer(
         self: &Arc<Self>,
         incoming: IncomingStream,
-        identity: Identity,
+        identity: &Identity,
         kind: ShellKind,
-    ) -> Result<(), Unanswered> {
+    ) -> Result<(), (IncomingStream, Refusal)> {
+        // Without the permission there are none: a policy that takes it away ends them.
+        if let Some(denied) = denied(&self.policies.current(), identity, kind) {
+            return Err((incoming, denied));
+        }
         let answers = Answers {
             all: Arc::clone(self),
-            identity: Arc::new(identity),
+            identity: Arc::new(identity.clone()),
             kind,
         };
-        answers.serve(incoming.accept().await?).await
+        let answered = match incoming.accept().await {
+            Ok(stream) => answers.serve(stream).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = answered {
+            tracing::debug!("an answer about shells ended early: {}", chain(&error));
+        }
+        Ok(())
     }
 
-    /// Lets a viewer watch one shell. What the caller has not is not there for them.
+    /// Lets a viewer watch one shell. Another user's shell is not there for the caller.
     pub(super) async fn attach(
         &self,
         incoming: IncomingStream,

@@ -1,7 +1,7 @@
 //! A viewer of a shell, which comes back by itself when its way is lost.
 
 use std::cell::Cell;
-use std::io::{self, Write as _};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ use underpass_api::{
 };
 use underpass_core::Target;
 use underpass_forward::{OpenError, Stream, Tunnel};
+use underpass_terminal::{Terminal, interject, obey};
 
 use super::escape::{Escapes, Typed};
 use super::keyboard::{Event, Keyboard};
-use super::terminal::Terminal;
 
 /// The largest message of an agent's: a piece of output.
 const MESSAGE_BYTES: usize = 1024 * 1024;
@@ -111,7 +111,7 @@ impl Viewing {
                     return Ok(left);
                 }
                 Parted::Lost(error) => {
-                    tell(&format!(
+                    interject(&format!(
                         "the connection is lost ({error:#}); connecting again"
                     ));
                 }
@@ -121,7 +121,7 @@ impl Viewing {
                 socket = again => socket?,
                 left = given_up(&mut keyboard, &mut escapes) => return Ok(left),
             };
-            tell("connected again");
+            interject("connected again");
         }
     }
 
@@ -143,9 +143,8 @@ impl Viewing {
 
     async fn connect(&self, terminal: &Terminal) -> Result<WebSocketStream<Stream>> {
         let stream = self.tunnel.open(&self.target).await?;
-        let size = terminal.size();
         let query = AttachQuery {
-            size: (size.columns > 0 && size.rows > 0).then_some(size),
+            size: size(terminal),
             had: self.had,
             writes: self.writes.get(),
         };
@@ -167,7 +166,6 @@ impl Viewing {
 
     /// Shows the output.
     async fn show(&mut self, from: &mut From) -> Parted {
-        let mut screen = tokio::io::stdout();
         let mut ended = None;
         loop {
             let message = match from.next().await {
@@ -192,8 +190,10 @@ impl Viewing {
             let shown = match ShellChannel::read(*channel) {
                 Some(ShellChannel::Stdout) => {
                     self.count(payload.len());
-                    let shown = screen.write_all(payload).await;
-                    shown.and(screen.flush().await)
+                    // The terminal may take its time.
+                    let output = message.slice(1..);
+                    let shown = tokio::task::spawn_blocking(move || obey(&output)).await;
+                    shown.unwrap_or_else(|gone| Err(io::Error::other(gone)))
                 }
                 Some(ShellChannel::Events) => {
                     match read(payload) {
@@ -228,13 +228,13 @@ impl Viewing {
             } => {
                 (self.had, self.redraw) = (Some(at), redraw);
                 if !writes && self.writes.replace(ViewerWrites::Never) == ViewerWrites::Free {
-                    tell("another viewer writes to this shell: ~t takes the keyboard over");
+                    interject("another viewer writes to this shell: ~t takes the keyboard over");
                 }
                 None
             }
             ShellEvent::TakenOver {} => {
                 self.writes.set(ViewerWrites::Never);
-                tell("another viewer writes to this shell now: ~t takes the keyboard back");
+                interject("another viewer writes to this shell now: ~t takes the keyboard back");
                 None
             }
             ShellEvent::Resized(_) => None,
@@ -258,10 +258,7 @@ impl Hands<'_> {
         loop {
             let sent = match self.keyboard.next().await {
                 Event::Gone => return Parted::Left(Left::Detached),
-                Event::Resized => {
-                    let size = self.terminal.size();
-                    self.send_json(ShellChannel::Resize, &size).await
-                }
+                Event::Resized => self.resize().await,
                 Event::Keys(keys) => match self.press(&keys).await {
                     Ok(true) => return Parted::Left(Left::Detached),
                     Ok(false) => Ok(()),
@@ -285,13 +282,19 @@ impl Hands<'_> {
                     let request = ViewerRequest::TakeOver {};
                     self.send_json(ShellChannel::Events, &request).await?;
                     self.writes.set(ViewerWrites::TakeOver);
-                    let size: TerminalSize = self.terminal.size();
-                    self.send_json(ShellChannel::Resize, &size).await?;
+                    self.resize().await?;
                 }
-                Typed::Help => tell(KEYS),
+                Typed::Help => interject(KEYS),
             }
         }
         Ok(false)
+    }
+
+    async fn resize(&mut self) -> Result<()> {
+        match size(self.terminal) {
+            Some(size) => self.send_json(ShellChannel::Resize, &size).await,
+            None => Ok(()),
+        }
     }
 
     async fn send_json(
@@ -361,8 +364,7 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
     serde_json::from_slice(payload).ok()
 }
 
-/// A line of this program's own, in a terminal that leaves lines as they are.
-fn tell(text: &str) {
-    let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
-    let _ = write!(io::stderr(), "\r\n[underpass: {text}]\r\n");
+fn size(terminal: &Terminal) -> Option<TerminalSize> {
+    let (columns, rows) = terminal.size()?;
+    Some(TerminalSize { columns, rows })
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Keys that are read at once: what is pasted comes in such pieces.
+/// Keys that are read at once: a paste comes in such pieces.
 const PIECE: usize = 16 * 1024;
 
 /// Keys, and changes of the terminal's size.

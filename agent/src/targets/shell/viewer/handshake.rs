@@ -10,7 +10,7 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use underpass_api::{AttachQuery, CHANNEL_PROTOCOL, SHELL_PROTOCOL};
 use underpass_tunnel::Stream;
 
-/// What a viewer has asked for.
+/// The wishes of a viewer.
 pub(super) struct Asked {
     pub(super) query: AttachQuery,
     pub(super) dialect: Dialect,
