@@ -42,7 +42,7 @@ impl Door {
         Ok((tcp, client, place))
     }
 
-    /// A place for a client's connection, of whatever kind.
+    /// A place for a client's connection, of any kind.
     pub(crate) async fn enter(&self, client: IpAddr) -> io::Result<ConnectionPermit> {
         let connection = self.place().await?;
         Ok(ConnectionPermit {
