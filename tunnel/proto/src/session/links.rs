@@ -496,7 +496,7 @@ impl Session {
         Ok(())
     }
 
-    /// The peer has sent something on the link, whatever it says. Gives the round trip that a PONG tells of, unless it ends a silence:
+    /// The peer has sent something on the link. Gives the round trip that a PONG tells of, unless it ends a silence:
     /// then it is how long the silence was.
     fn hear(&mut self, id: LinkId, frame: &Control, now: Instant) -> Option<Duration> {
         let link = self.links.get_mut(&id)?;
