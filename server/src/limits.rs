@@ -377,3 +377,9 @@ pub(crate) const SHELL_BODY: usize = 4096;
 
 /// Shells of one caller at one agent, in a list: each takes a process there.
 pub(crate) const SHELL_LIST: usize = 100;
+
+/// How often the agent of a shell is looked for that is away: its shell goes on meanwhile.
+pub(crate) const SHELL_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long it is: no policy lets a shell without a viewer live longer by default than 15 min, or an idle one than an hour.
+pub(crate) const SHELL_AWAY: Duration = Duration::from_secs(24 * 60 * 60);

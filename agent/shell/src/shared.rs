@@ -182,6 +182,11 @@ impl Shared {
             target: "underpass::audit", %id, kind = %shell.rule.kind(), user = shell.owner.user, output,
             exit = ?end.exit, cause = %end.cause, "a shell ended"
         );
+        if end.cause == Cause::Revoked {
+            // Its user's name may be another user's next, who must not see its screen.
+            self.table().forget(&id);
+            return;
+        }
         self.table().note_end(shell);
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {

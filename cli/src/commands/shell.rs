@@ -73,6 +73,8 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
     let Some(terminal) = Terminal::of_this_program() else {
         bail!("a shell needs a terminal: standard input and output are not one");
     };
+    // First of all: without a way to it, no shell is opened.
+    let server = which.server_to_forward().await?;
     let (client, path) = (which.client().await?, path(&cluster, &options.at));
     let view: ShellView = match &options.attach {
         Some(id) => client.get(&format!("{path}/{id}")).await?,
@@ -93,7 +95,7 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
             view.missing.join(", ")
         );
     }
-    let tunnel = Tunnel::new(which.server_to_forward().await?, &cluster, |_| {});
+    let tunnel = Tunnel::new(server, &cluster, |_| {});
     let tunnel = match &options.at.node {
         Some(node) => tunnel.at_node(node),
         None => tunnel,
@@ -114,6 +116,7 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
             );
             Ok(())
         }
+        Left::Refused(why) => bail!("{why}"),
         Left::Dismissed => bail!(
             "this terminal took nothing for too long while the shell's program waited for it; the shell goes on"
         ),

@@ -13,3 +13,6 @@ pub(crate) const HEAD_TIME: Duration = Duration::from_secs(30);
 
 /// The pause after an error of the listener: no file is free, for example.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The time for a connection's first request that has the token. kubectl sends one at once.
+pub(crate) const TOKEN_TIME: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Request, Response, StatusCode, header, uri::Authority};
 use hyper::body::Incoming;
@@ -71,6 +72,14 @@ impl Loopback {
     }
 }
 
+/// Waits until a connection has been without the token for too long: others of the machine would take the places of its user.
+pub(super) async fn stranger(known: &AtomicBool) {
+    tokio::time::sleep(limits::TOKEN_TIME).await;
+    if known.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
 impl<H: Handler> Inside<H> {
     async fn serve_connection(self: Arc<Self>, tcp: TcpStream, tls: TlsAcceptor) {
         // Answers are written whole.
@@ -84,17 +93,19 @@ impl<H: Handler> Inside<H> {
             () = self.stop.cancelled() => return,
         };
         let stop = self.stop.clone();
+        let known = Arc::<AtomicBool>::default();
         tokio::select! {
-            () = self.serve_http(tls) => {}
+            () = self.serve_http(tls, Arc::clone(&known)) => {}
+            () = stranger(&known) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>) {
+    async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>, known: Arc<AtomicBool>) {
         let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let service = service_fn(move |request| {
-            let this = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(this.answer(request).await) }
+            let (this, known) = (Arc::clone(&self), Arc::clone(&known));
+            async move { Ok::<_, Infallible>(this.answer(request, &known).await) }
         });
         let io = TokioIo::new(tls);
         let served = match is_http2 {
@@ -120,7 +131,7 @@ impl<H: Handler> Inside<H> {
         }
     }
 
-    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>, known: &AtomicBool) -> Response<Body> {
         if !self.is_here(&request) {
             let message = "this listener serves its own address alone";
             return status_response(StatusCode::MISDIRECTED_REQUEST, "BadRequest", message, None);
@@ -129,6 +140,7 @@ impl<H: Handler> Inside<H> {
             let message = "the token is missing, or it is another run's: use the kubeconfig of the run that listens here";
             return status_response(StatusCode::UNAUTHORIZED, "Unauthorized", message, None);
         }
+        known.store(true, Ordering::Relaxed);
         self.handler.handle(request).await
     }
 

@@ -203,3 +203,16 @@ async fn the_kubeconfig_leads_here() {
         config["users"][0]["name"]
     );
 }
+
+/// Others of the machine would take every place of its user.
+#[tokio::test(start_paused = true)]
+async fn rule_23_a_connection_without_the_token_gives_its_place_back() {
+    let begun = tokio::time::Instant::now();
+    let known = std::sync::atomic::AtomicBool::new(false);
+    serve::stranger(&known).await;
+    assert_eq!(begun.elapsed(), limits::TOKEN_TIME);
+    known.store(true, std::sync::atomic::Ordering::Relaxed);
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    let ended = tokio::time::timeout(day, serve::stranger(&known)).await;
+    assert!(ended.is_err(), "a connection that has shown the token");
+}

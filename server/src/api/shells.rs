@@ -2,6 +2,7 @@
 //! no other user sees that it is there. Viewers attach by a WebSocket, which is the gateway's.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::extract::{Path, Request};
 use axum::response::{IntoResponse, Response};
@@ -114,6 +115,7 @@ impl Asking {
             place: self.place,
             permission: revocation,
             audit: state.audit_log.clone(),
+            sessions: Arc::clone(&state.sessions),
         }
     }
 

@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use time::OffsetDateTime;
+use tokio::time::{sleep, timeout};
 use underpass_api::{ShellQuestion, ShellView};
 use underpass_audit::{AuditLog, OwnCall, OwnCaller};
 use underpass_core::{ClusterName, Identity, Revocation, ShellId, ShellKind};
 use underpass_tunnel::Session;
 
-use super::{Agents, Ended, Opened};
+use super::{Agents, Ended, Opened, ShellError};
+use crate::api::Sessions;
+use crate::limits;
+use crate::questions::AskError;
 
 /// The shells whose ends are waited for here.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub(crate) struct Keeping {
     pub(crate) place: String,
     pub(crate) permission: Revocation,
     pub(crate) audit: AuditLog,
+    /// Where its agent is found again.
+    pub(crate) sessions: Sessions,
 }
 
 /// A shell that is kept, until it is dropped.
@@ -92,11 +98,45 @@ impl Keepers {
 }
 
 impl Keeping {
-    async fn until_ended(self, opened: Opened) {
+    /// Sees to the shell's end, also where its agent is away meanwhile: a permission that is taken back then ends it when the agent returns.
+    async fn until_ended(self, mut opened: Opened) {
         let (received, view) = (OffsetDateTime::now_utc(), opened.view.clone());
-        let ended = opened.until_ended(self.permission.clone()).await;
+        let agent = opened.agent.clone();
+        let ended = loop {
+            match opened.until_ended(self.permission.clone()).await {
+                Ended::Lost => {}
+                ended => break ended,
+            }
+            let again = timeout(limits::SHELL_AWAY, self.again(&view, &agent)).await;
+            match again {
+                Ok(Some(kept)) => opened = kept,
+                Ok(None) | Err(_) => break Ended::Lost,
+            }
+        };
         let lasted = OffsetDateTime::now_utc() - received;
         self.tell(&view, received, lasted, &ended);
+    }
+
+    /// Waits until the shell's agent is back, and keeps the shell there; `None` where there is none any more.
+    async fn again(&self, view: &ShellView, agent: &str) -> Option<Opened> {
+        let identity = self.identity.encode().ok()?;
+        let question = ShellQuestion::Keep {
+            id: view.id.clone(),
+        };
+        loop {
+            sleep(limits::SHELL_AGAIN).await;
+            let agents = Agents::with(self.sessions.of_agent(agent));
+            if agents.are_away() {
+                continue;
+            }
+            match agents.open(view.kind, &identity, &question).await {
+                Ok(opened) => return Some(opened),
+                Err(ShellError::Refused(_) | ShellError::Ask(AskError::Refused { .. })) => {
+                    return None;
+                }
+                Err(error) => tracing::debug!(id = %view.id, "a shell is not kept yet: {error}"),
+            }
+        }
     }
 
     fn tell(

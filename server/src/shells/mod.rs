@@ -33,6 +33,8 @@ pub(crate) enum ShellError {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) view: ShellView,
+    /// The id of its agent.
+    agent: String,
     answer: Answer<ShellAnswer>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) enum Ended {
     Told(ShellView),
     /// The permission was taken back.
     Revoked,
-    /// The agent is gone, or the server stops hearing of it.
+    /// The agent is gone, or says nothing that can be understood.
     Lost,
 }
 
@@ -55,6 +57,10 @@ impl Agents {
         let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
         sessions.sort_by_key(is_doubtful);
         Self(sessions)
+    }
+
+    fn are_away(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Opens a shell at the first agent that takes the question, or asks it to keep one.
@@ -83,8 +89,20 @@ impl Agents {
                 }
                 Err(error) => return Err(error.into()),
             };
-            return match in_time(answer.next()).await?? {
-                Some(ShellAnswer::Shell(view)) if view.kind == kind => Ok(Opened { view, answer }),
+            let told = match in_time(answer.next()).await {
+                Ok(told) => told,
+                Err(silent) => {
+                    // A shell that the agent opens later is nobody's.
+                    answer.reset(ResetCode::Forbidden);
+                    return Err(silent);
+                }
+            };
+            return match told? {
+                Some(ShellAnswer::Shell(view)) if view.kind == kind => Ok(Opened {
+                    view,
+                    agent: session.info().owner.clone(),
+                    answer,
+                }),
                 Some(ShellAnswer::Refused(problem)) => Err(ShellError::Refused(problem)),
                 _ => Err(AskError::Unreadable.into()),
             };
@@ -188,7 +206,7 @@ impl Opened {
     ///
     /// # Cancel safety
     /// Where the future is dropped the shell goes on, and its viewers with it.
-    pub(crate) async fn until_ended(mut self, permission: Revocation) -> Ended {
+    async fn until_ended(mut self, permission: Revocation) -> Ended {
         let told = tokio::select! {
             told = self.answer.next() => told,
             () = permission.revoked() => {

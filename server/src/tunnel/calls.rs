@@ -228,6 +228,7 @@ impl Tunnel {
             },
             permission: open.permission.clone(),
             audit: self.audit.clone(),
+            sessions: Arc::new(self.clone()),
         };
         self.keepers.keep_viewed(session, *kind, id, keeping);
     }

@@ -29,8 +29,9 @@ const OWN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// Arranges them in a mount namespace that is new.
 pub(super) fn arrange(plan: &Plan) -> Result<(), Refused> {
-    // No mount goes out. One that the node unmounts is unmounted here too: a volume that a shell kept would be busy for days.
-    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    // No mount goes out, and none comes in: one that the node makes later would be writable here, and could cover the shell's own. So one
+    // that the node unmounts stays busy until the shell has ended.
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", flags).map_err(Refused::to("mount propagation"))?;
     make_read_only()?;
     let Some(home) = &plan.home else {

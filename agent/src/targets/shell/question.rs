@@ -105,7 +105,11 @@ impl Answers {
             }
         };
         let (id, own) = (record.id.clone(), owner(&self.identity));
-        self.tell(Ok(record), &mut to).await?;
+        if let Err(untold) = self.tell(Ok(record), &mut to).await {
+            // Nobody knows of it, or its permission is gone.
+            self.all.shells.revoke(|record| record.id == id);
+            return Err(untold);
+        }
         let ended = tokio::select! {
             ended = self.all.shells.ended(&id, &own) => ended,
             taken_back = given_up(from) => {

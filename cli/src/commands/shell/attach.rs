@@ -10,6 +10,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::StatusCode;
 use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
@@ -58,7 +59,16 @@ pub(super) struct Viewing {
 pub(super) enum Left {
     Detached,
     Dismissed,
+    /// In the agent's words.
+    Refused(String),
     Ended(ShellEnd),
+}
+
+/// The end of a view, as Kubernetes has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    message: String,
 }
 
 /// Why a viewer hears of a shell no more, for the moment or for good.
@@ -202,6 +212,13 @@ impl Viewing {
                             return Parted::Lost(anyhow!("the agent's words are not understood"));
                         }
                     }
+                    Ok(())
+                }
+                // Without an event before it, the agent did not let the viewer in.
+                Some(ShellChannel::Error) if ended.is_none() => {
+                    let status: Option<Status> = read(payload);
+                    let why = status.map(|status| status.message).unwrap_or_default();
+                    ended = Some(Left::Refused(why));
                     Ok(())
                 }
                 _ => Ok(()),

@@ -121,6 +121,40 @@ async fn rule_12_a_shell_ends_at_its_agent_with_the_permission() {
     assert_eq!(given_up.await.unwrap(), Some(ResetCode::Forbidden));
 }
 
+/// The agent was away for longer than its session lasts, and is back.
+#[tokio::test]
+async fn rule_12_a_shell_is_kept_again_once_its_agent_is_back() {
+    let kept = Kept::default();
+    let (world, agent) = audited(kept.audit_log()).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let opened = async {
+        let mut asked = Asked::of(&agent).await;
+        asked.answer(&[shell(ID, json!({}))]).await;
+        asked
+    };
+    let (answer, asked) = tokio::join!(opening, opened);
+    answer.expect(201);
+    drop(asked);
+    let again = tokio::time::timeout(Duration::from_secs(20), Asked::of(&agent));
+    let mut again = again.await.expect("asked again");
+    assert_eq!(again.question, json!({"keep": {"id": ID}}));
+    assert_eq!(
+        (again.target.as_str(), again.user.as_str()),
+        ("shell", "alice")
+    );
+    // The permission is gone before the agent has answered.
+    let binding = "/v1/bindings/user-alice-shell";
+    let removed = world.operate(Method::DELETE, binding, Value::Null).await;
+    removed.expect(204);
+    again.answer(&[shell(ID, json!({}))]).await;
+    let given_up = tokio::time::timeout(Duration::from_secs(10), again.given_up());
+    assert_eq!(given_up.await.unwrap(), Some(ResetCode::Forbidden));
+    let told = kept.with("underpass.dev/outcome").await;
+    assert_eq!(told["annotations"]["underpass.dev/outcome"], "revoked");
+}
+
 #[tokio::test]
 async fn a_shells_end_is_written_down_with_its_status() {
     let kept = Kept::default();
