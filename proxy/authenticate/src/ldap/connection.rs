@@ -72,7 +72,7 @@ impl LdapFailure {
     pub(super) fn too_much(&self) -> Option<String> {
         match self {
             Self::TooManyValues(_) | Self::TooManyGroups => Some(self.to_string()),
-            Self::Search(error @ ExchangeError::TooMuch(_)) => Some(error.to_string()),
+            Self::Search(ExchangeError::TooMuch(why)) => Some(why.to_string()),
             _ => None,
         }
     }

@@ -274,7 +274,7 @@ async fn rule_23_a_directory_has_its_answers_read_to_a_bound() {
         (
             vec![bound.clone(), valued.clone()],
             valued.len(),
-            "its owner's entry cannot be read",
+            "attributes and values",
         ),
         (vec![bound, many.clone()], many.len(), "more than one"),
     ] {
