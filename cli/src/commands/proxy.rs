@@ -19,6 +19,7 @@ use underpass_terminal::{say, show};
 
 use self::file::KubeconfigFile;
 use crate::args::{Proxy, Which};
+use crate::commands::node::{CommandStatus, SIGNALLED};
 
 /// Below it the server serves a cluster's API.
 const CLUSTERS: &str = "/k8s/clusters/";
@@ -39,7 +40,14 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let session = tokio::select! {
         session = UserSession::connect(config, move |event| tell(&url, &event)) => session?,
         // By itself it would leave the file.
-        signalled = until_signal() => return signalled,
+        signalled = until_signal() => {
+            let signal = signalled?;
+            return match options.command.is_empty() {
+                true => Ok(()),
+                // The command never ran.
+                false => Err(CommandStatus(SIGNALLED.saturating_add(signal)).into()),
+            };
+        }
     };
     let stop = CancellationToken::new();
     let leads_to = listed(&clusters);
@@ -55,7 +63,7 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
         None => {
             say!("{address} leads to {leads_to}, until Ctrl-C");
             show(format_args!("export KUBECONFIG={}", file.quoted()));
-            until_signal().await
+            until_signal().await.map(|_| ())
         }
     };
     drop(file);
@@ -100,15 +108,23 @@ fn tell(server: &str, event: &Event) {
     }
 }
 
-/// Ctrl-C, SIGTERM or SIGHUP: each would leave the kubeconfig otherwise.
-async fn until_signal() -> Result<()> {
+/// The numbers of signals, as signal(7) has them.
+const HUNG_UP: u8 = 1;
+const INTERRUPTED: u8 = 2;
+const TERMINATED: u8 = 15;
+
+/// The number of the signal: Ctrl-C, SIGTERM or SIGHUP. Each would leave the kubeconfig otherwise.
+async fn until_signal() -> Result<u8> {
     let of = |kind| signal(kind).context("cannot wait for signals");
     let mut terminated = of(SignalKind::terminate())?;
     let mut hung_up = of(SignalKind::hangup())?;
     tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
-        _ = terminated.recv() => Ok(()),
-        _ = hung_up.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot wait for Ctrl-C")?;
+            Ok(INTERRUPTED)
+        }
+        _ = terminated.recv() => Ok(TERMINATED),
+        _ = hung_up.recv() => Ok(HUNG_UP),
     }
 }
 

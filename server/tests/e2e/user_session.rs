@@ -9,10 +9,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use underpass_testenv::scenarios::{cp, exec, logs, objects, port_forward};
-use underpass_testenv::testing::{Client, DEADLINE, Wire, run, spawn, text};
+use underpass_testenv::testing::{Client, DEADLINE, Wire, eventually, run, spawn, text};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::cutter::{Cuts, Forgetful};
+use crate::cutter::{Cuts, Cutter, Forgetful};
 use crate::deployment::{CLUSTER, Deployment, PROGRAMS, token_of};
 use crate::over_both_transports;
 use crate::services::curl;
@@ -47,13 +47,18 @@ impl Laptop {
 
     /// `underpass proxy`, by this way, with these arguments.
     fn command(&self, transport: Transport, arguments: &[&str]) -> Command {
+        self.command_at(self.path.port, transport, arguments)
+    }
+
+    /// The same at another port, which leads to the server.
+    fn command_at(&self, port: u16, transport: Transport, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()
             .env("HOME", self.folder.path())
             .env("TMPDIR", self.folder.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(["--api", &format!("https://localhost:{}", self.path.port)])
+            .args(["--api", &format!("https://localhost:{port}")])
             .arg("--api-ca-file")
             .arg(self.deployment.ca_file())
             .arg("--api-token-file")
@@ -344,6 +349,28 @@ async fn rule_12_revoking_the_token_ends_the_session_and_says_so() {
         .await;
     assert!(!said.is_empty());
     proxy.terminate().await;
+}
+
+/// The session is dialled where nothing answers.
+#[tokio::test]
+async fn a_command_that_never_ran_did_not_succeed() {
+    let laptop = Laptop::new().await;
+    let port = laptop.deployment.url().rsplit(':').next().unwrap().parse();
+    let tcp_alone = Cutter::start(port.unwrap()).await;
+    let arguments = [CLUSTER_NAME, "--", "true"];
+    let mut command = laptop.command_at(tcp_alone.port, Transport::Quic, &arguments);
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let files = || std::fs::read_dir(laptop.folder.path()).unwrap().count();
+    // The kubeconfig is written before the session is dialled.
+    eventually("there is the kubeconfig", async || match files() {
+        0 | 1 => Err(files()),
+        _ => Ok(()),
+    })
+    .await;
+    kill(&child, Signal::TERM);
+    let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(143));
+    assert_eq!(files(), 1, "the kubeconfig is left");
 }
 
 #[tokio::test]
