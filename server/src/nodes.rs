@@ -9,7 +9,7 @@ use underpass_directory::{Agent, Snapshot};
 use underpass_tunnel::{Session, chain};
 
 use crate::questions::{Answer, AskError, ask};
-use crate::tunnel::agent_of;
+use crate::tunnel::{agent_of, likeliest_first};
 
 /// A node with an agent that is connected.
 #[derive(Debug)]
@@ -42,9 +42,7 @@ pub(crate) fn connected(
     }
     let mut nodes: Vec<_> = nodes.into_values().collect();
     for node in &mut nodes {
-        // An agent that died has a session for a while, whose peer says nothing.
-        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
-        node.sessions.sort_by_key(is_doubtful);
+        likeliest_first(&mut node.sessions);
     }
     nodes.sort_by(|one, other| one.view.name.cmp(&other.view.name));
     nodes

@@ -12,6 +12,7 @@ use underpass_tunnel::{ResetCode, Session, chain};
 pub(crate) use self::keeper::{Keepers, Keeping};
 use crate::limits;
 use crate::questions::{Answer, AskError, ask};
+use crate::tunnel::likeliest_first;
 
 /// The agents that may have a caller's shells: those of one node, or those of a cluster in the role `cluster`.
 #[derive(Debug)]
@@ -53,9 +54,7 @@ impl Agents {
     /// Those with these sessions, the first of which are asked first.
     pub(crate) fn with(mut sessions: Vec<Session>) -> Self {
         sessions.retain(Session::is_open);
-        // An agent that died has a session for a while, whose peer says nothing.
-        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
-        sessions.sort_by_key(is_doubtful);
+        likeliest_first(&mut sessions);
         Self(sessions)
     }
 

@@ -321,6 +321,11 @@ fn is_there(session: &Session) -> bool {
     is_usable && session.transport().is_some()
 }
 
+/// Puts those sessions first that are most likely to answer: an agent that died has one for a while, whose peer says nothing.
+pub(crate) fn likeliest_first(sessions: &mut [Session]) {
+    sessions.sort_by_key(|session| (!session.is_reachable(), session.is_suspect()));
+}
+
 /// Why a connection has no session, for metrics: none of it is the peer's own text.
 fn refusal(error: &AcceptError) -> &'static str {
     match error {

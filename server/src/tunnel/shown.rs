@@ -6,7 +6,7 @@ use std::sync::Arc;
 use underpass_core::{AgentRole, ClusterName, Through};
 use underpass_tunnel::{Registry, Session};
 
-use super::{Tunnel, is_there, may_stand_in, through};
+use super::{Tunnel, is_there, likeliest_first, may_stand_in, through};
 use crate::api::Connected;
 use crate::shells::Keepers;
 
@@ -55,9 +55,7 @@ impl Connected for Tunnel {
     fn of_agent(&self, id: &str) -> Vec<Session> {
         let mut sessions = self.sessions();
         sessions.retain(|session| session.info().owner == id && session.is_open());
-        // An agent that died has a session for a while, whose peer says nothing.
-        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
-        sessions.sort_by_key(is_doubtful);
+        likeliest_first(&mut sessions);
         sessions
     }
 

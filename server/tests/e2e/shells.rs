@@ -1,7 +1,7 @@
 //! Shells at an agent, by the program that people run, at a terminal.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -190,15 +190,7 @@ async fn a_viewer_comes_back_at_the_byte_when_its_connection_is_cut(transport: T
 async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
     let site = Site::new(transport, POLICY).await;
     let alice = site.user("alice", "admin");
-    let mark = site.deployment.dir().join("pid");
-    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
-    viewer.shows("$ ").await;
-    // It would outlive its terminal.
-    viewer.press(&format!(
-        "trap '' HUP; setsid sleep 1000 & echo $! > {}; echo be\"\"gun\r",
-        mark.display()
-    ));
-    viewer.shows("begun").await;
+    let (viewer, mark) = stubborn(&site, &alice).await;
     // Nobody else sees it.
     let bob = site.user("bob", "admin");
     assert_eq!(listed(&site, &bob).await.lines().count(), 1);
@@ -225,14 +217,7 @@ async fn rule_12_a_shell_survives_its_server_and_ends_with_its_viewers_permissio
 ) {
     let site = Site::new(transport, POLICY).await;
     let alice = site.user("alice", "admin");
-    let mark = site.deployment.dir().join("pid");
-    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
-    viewer.shows("$ ").await;
-    viewer.press(&format!(
-        "trap '' HUP; kept=yes; sleep 1000 & echo $! > {}; echo be\"\"gun\r",
-        mark.display()
-    ));
-    viewer.shows("begun").await;
+    let (mut viewer, mark) = stubborn(&site, &alice).await;
     let id = first_listed(&site, &alice).await;
     site.deployment
         .blocking(|underpass| {
@@ -249,6 +234,19 @@ async fn rule_12_a_shell_survives_its_server_and_ends_with_its_viewers_permissio
     assert_eq!(status, Some(1), "{said}");
     nothing_is_left(&mark).await;
     was_revoked(&site, &id).await;
+}
+
+/// A shell with a process that would outlive its terminal, whose number is in the file.
+async fn stubborn(site: &Site, token: &Path) -> (Terminal, PathBuf) {
+    let mark = site.deployment.dir().join("pid");
+    let mut viewer = shell(site, token, &["--kind", "node"]);
+    viewer.shows("$ ").await;
+    viewer.press(&format!(
+        "trap '' HUP; kept=yes; setsid sleep 1000 & echo $! > {}; echo be\"\"gun\r",
+        mark.display()
+    ));
+    viewer.shows("begun").await;
+    (viewer, mark)
 }
 
 /// The id of the newest shell.

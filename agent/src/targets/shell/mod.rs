@@ -7,7 +7,7 @@ mod viewer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use underpass_agent_policy::Denied;
+use underpass_agent_policy::ShellRule;
 use underpass_agent_shell::{Helper, Owner, Settings, ShellRecord, Shells};
 use underpass_core::{Identity, ShellId, ShellKind};
 use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError, chain};
@@ -163,16 +163,17 @@ fn owner(identity: &Identity) -> Owner {
     }
 }
 
-/// The reason that these rules let the caller have no shell of this kind, if they do not.
+/// The rule by which these rules let the caller have a shell of this kind, or the reason that they do not.
+fn decide(now: &InForce, caller: &Identity, kind: ShellKind) -> Result<Arc<ShellRule>, Refusal> {
+    let never = now.impersonation.check(caller);
+    never.map_err(Refusal::Impersonation)?;
+    let (user, groups) = (caller.user(), caller.groups());
+    let decided = now.targets.decide_shell(kind, user, groups);
+    decided.map_err(Refusal::Policy)
+}
+
 fn denied(now: &InForce, caller: &Identity, kind: ShellKind) -> Option<Refusal> {
-    if let Err(never) = now.impersonation.check(caller) {
-        return Some(Refusal::Impersonation(never));
-    }
-    let decided = now
-        .targets
-        .decide_shell(kind, caller.user(), caller.groups());
-    let denied: Denied = decided.err()?;
-    Some(Refusal::Policy(denied))
+    decide(now, caller, kind).err()
 }
 
 /// Waits until the server gives a stream up, and says whether it took the permission back.

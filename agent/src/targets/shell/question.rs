@@ -11,7 +11,7 @@ use underpass_tunnel::{ReadHalf, Stream, WriteHalf, chain};
 
 use super::super::lines::{self, Unanswered, write};
 use super::super::refusal::Refusal;
-use super::{AgentShells, denied, given_up, owner, view};
+use super::{AgentShells, decide, given_up, owner, view};
 
 /// The answers to one caller, about shells of one kind.
 pub(super) struct Answers {
@@ -140,21 +140,15 @@ impl Answers {
                 detail: format!("a shell of the kind {kind} is another target"),
             });
         }
-        let policy = self.all.policies.current();
-        if let Some(denied) = denied(&policy, &self.identity, kind) {
+        let decided = decide(&self.all.policies.current(), &self.identity, kind);
+        let rule = decided.map_err(|denied| {
             tracing::info!(
                 target: "underpass::audit", user = self.identity.user(), %kind, reason = %denied, "a shell is refused"
             );
-            return Err(ShellProblem {
+            ShellProblem {
                 reason: ShellRefusal::Forbidden,
                 detail: denied.to_string(),
-            });
-        }
-        let (user, groups) = (self.identity.user(), self.identity.groups());
-        let decided = policy.targets.decide_shell(kind, user, groups);
-        let rule = decided.map_err(|denied| ShellProblem {
-            reason: ShellRefusal::Forbidden,
-            detail: denied.to_string(),
+            }
         })?;
         let terminal = Terminal {
             size: Size::fit(columns, rows),

@@ -1,6 +1,6 @@
 //! Shells as their callers see them.
 
-use underpass_agent_shell::{AttachError, Cause, End, Exit, OpenError, ShellRecord, Size};
+use underpass_agent_shell::{Cause, End, Exit, OpenError, ShellRecord, Size};
 use underpass_api::{ShellEnd, ShellExit, ShellProblem, ShellRefusal, ShellView, TerminalSize};
 
 pub(super) fn of_record(record: &ShellRecord) -> ShellView {
@@ -44,18 +44,6 @@ pub(super) fn not_opened(error: &OpenError) -> ShellProblem {
         OpenError::Term => ShellRefusal::Malformed,
         OpenError::Stopping => ShellRefusal::Stopping,
         _ => ShellRefusal::Unusable,
-    };
-    ShellProblem {
-        reason,
-        detail: error.to_string(),
-    }
-}
-
-pub(super) fn not_attached(error: &AttachError) -> ShellProblem {
-    let reason = match error {
-        AttachError::Unknown(_) => ShellRefusal::NotFound,
-        AttachError::TooManyViewers => ShellRefusal::TooMany,
-        _ => ShellRefusal::Stopping,
     };
     ShellProblem {
         reason,

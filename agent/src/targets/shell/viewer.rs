@@ -59,27 +59,21 @@ pub(super) async fn watch(
     let accepted = timeout(limits::QUESTION_TIME, accepting).await;
     let (socket, Asked { query, dialect }) = accepted.map_err(|_| Gone::Silent)??;
     let (mut to, mut from) = socket.split();
+    let mut telling = Telling {
+        to: &mut to,
+        dialect,
+    };
     let watched = match shells.attach(id, owner, attach(query)).await {
         Ok(viewer) => {
             let input = viewer.input();
-            let mut telling = Telling {
-                to: &mut to,
-                dialect,
-            };
             tokio::select! {
                 told = telling.tell(viewer) => told,
                 typed = type_in(&mut from, &input, dialect) => typed,
             }
         }
         Err(error) => {
-            let problem = view::not_attached(&error);
-            let mut telling = Telling {
-                to: &mut to,
-                dialect,
-            };
-            telling
-                .status(&failure("InternalError", &problem.detail, None))
-                .await
+            let refusal = failure("InternalError", &error.to_string(), None);
+            telling.status(&refusal).await
         }
     };
     let reason = match &watched {
