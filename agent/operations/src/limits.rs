@@ -39,9 +39,6 @@ pub const ROOM: u64 = 16 * 1024 * 1024;
 /// `/etc/passwd`: ten thousand users take a tenth of it.
 pub const PASSWD_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The environment of a process, of which the mark of its operation is searched for: Linux allows a quarter of the stack.
-pub const ENVIRONMENT_BYTES: u64 = 2 * 1024 * 1024;
-
 /// How often processes of a run that has ended are searched for, since they may make others meanwhile, and the wait in between: a
 /// second in all.
 pub const SEARCHES: usize = 50;

@@ -111,7 +111,7 @@ fn account_of(operation: &Operation) -> Result<(Option<Account>, bool), RunError
             user: user_name(),
         });
     }
-    if is_other && is_exclusive && !remains::sees_all() {
+    if is_other && is_exclusive && !underpass_agent_processes::sees_all() {
         return Err(RunError::CannotLook {
             operation: operation(),
             user: user_name(),

@@ -114,9 +114,6 @@ pub const ENDED_OF_USER: usize = 8;
 /// How long they can be asked about: a viewer whose path was cut hears the exit status when it comes back.
 pub const ENDED_AGE: Duration = Duration::from_secs(5 * 60);
 
-/// The environment of a process, of which the mark of its shell is searched for: Linux allows a quarter of the stack.
-pub const ENVIRONMENT_BYTES: u64 = 2 * 1024 * 1024;
-
 /// Processor time of the screen's model, for one piece of output, that does not count. Ordinary output takes less than a millisecond; there
 /// are sequences of a few bytes that scroll a thousand lines.
 pub const SCREEN_TIME: Duration = Duration::from_millis(10);

@@ -5,15 +5,13 @@
 //! not found.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal};
+use underpass_agent_processes::{Proc, Stat};
 
 use crate::cgroup::Group;
-use crate::limits;
 use crate::record::ShellId;
 
 /// The variable with the id of the shell, by which its processes are known.
@@ -24,18 +22,10 @@ pub(crate) const MARK: &str = "UNDERPASS_SHELL_ID";
 pub(crate) struct Processes {
     /// The helper, which is the leader of the program's session, or waits for a PID namespace.
     helper: Pid,
-    mark: Vec<u8>,
+    /// The value of [`MARK`].
+    id: Vec<u8>,
     group: Option<Group>,
     has_namespace: bool,
-}
-
-/// proc_pid_stat(5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    is_dead: bool,
-    parent: i32,
-    session: i32,
-    started: u64,
 }
 
 impl Processes {
@@ -47,7 +37,7 @@ impl Processes {
     ) -> Self {
         Self {
             helper,
-            mark: format!("{MARK}={id}").into_bytes(),
+            id: id.as_str().into(),
             group,
             has_namespace,
         }
@@ -145,17 +135,8 @@ impl Processes {
     }
 
     fn has_mark(&self, pid: Pid) -> bool {
-        let mut environment = Vec::new();
-        let Ok(file) = File::open(file_of(pid, "environ")) else {
-            return false;
-        };
-        let read = file
-            .take(limits::ENVIRONMENT_BYTES)
-            .read_to_end(&mut environment);
-        read.is_ok()
-            && environment
-                .split(|byte| *byte == 0)
-                .any(|own| own == self.mark)
+        let mark = Proc::default().variable(pid, MARK);
+        mark.is_some_and(|mark| mark == self.id)
     }
 }
 
@@ -163,67 +144,16 @@ type All = HashMap<i32, (Pid, Stat)>;
 
 /// Every process of the node but this one.
 fn read_all() -> io::Result<All> {
-    let mut all = HashMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse().ok());
-        let pid = pid.and_then(Pid::from_raw);
-        let pid = pid.filter(|pid| *pid != getpid());
-        if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, read_stat(pid)?))) {
-            all.insert(pid.as_raw_nonzero().get(), (pid, stat));
-        }
-    }
-    Ok(all)
+    let processes = Proc::default();
+    let stat = |pid: Pid| Some((pid.as_raw_nonzero().get(), (pid, processes.stat(pid)?)));
+    Ok(processes.others()?.into_iter().filter_map(stat).collect())
 }
 
 /// Sends a signal to a process that was found.
 fn send(pid: Pid, stat: &Stat, signal: Signal) -> Result<(), Errno> {
-    // Held, the number stands for this process: it is looked at again before the signal is sent.
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
-    match read_stat(pid) {
-        Some(now) if now.started == stat.started => pidfd_send_signal(&process, signal),
-        _ => Err(Errno::SRCH),
-    }
-}
-
-fn file_of(pid: Pid, name: &str) -> PathBuf {
-    format!("/proc/{}/{name}", pid.as_raw_nonzero()).into()
-}
-
-fn read_stat(pid: Pid) -> Option<Stat> {
-    let text = fs::read(file_of(pid, "stat")).ok()?;
-    stat(&String::from_utf8_lossy(&text))
-}
-
-/// The second field is a name in parentheses, which may have any characters.
-fn stat(text: &str) -> Option<Stat> {
-    let (_, fields) = text.rsplit_once(')')?;
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    let field = |number: usize| fields.get(number.checked_sub(3)?).copied();
-    Some(Stat {
-        is_dead: matches!(field(3)?, "Z" | "X"),
-        parent: field(4)?.parse().ok()?,
-        session: field(6)?.parse().ok()?,
-        started: field(22)?.parse().ok()?,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_read_whatever_its_name() {
-        let text = "42 (a) Z (b) S 7 42 41 34816 42 4194304 1 2 3 4 5 6 7 8 20 0 1 0 12345 99 1";
-        let expected = Stat {
-            is_dead: false,
-            parent: 7,
-            session: 41,
-            started: 12345,
-        };
-        assert_eq!(stat(text), Some(expected));
-        assert!(stat(&text.replace(" S 7", " Z 7")).unwrap().is_dead);
-        assert_eq!(stat("42 (a) S 7"), None);
-        assert_eq!(stat(""), None);
-    }
+    let is_same = || {
+        let now = Proc::default().stat(pid);
+        now.is_some_and(|now| now.started == stat.started)
+    };
+    underpass_agent_processes::send(pid, signal, is_same)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::Request;
 
 use super::{
     Connection, Front, Recognised, RequestBody, audit::Record, impersonation, route::Route,
@@ -36,6 +36,24 @@ pub(super) struct Admitted {
     pub(super) ambient: bool,
     /// Its connection is the caller's for as long as it is in flight.
     pub(super) recognised: Recognised,
+}
+
+/// The caller of a request.
+pub(super) struct Known {
+    pub(super) authenticated: Authenticated,
+    /// Its connection is the caller's for as long as it is in flight.
+    pub(super) recognised: Recognised,
+    is_led_from_elsewhere: bool,
+}
+
+impl Known {
+    /// Rule 27: a page of another origin leads a browser to no workload with a credential that the browser attached by itself.
+    pub(super) fn check_navigation(&self) -> Result<(), Rejection> {
+        match self.authenticated.is_ambient() && self.is_led_from_elsewhere {
+            true => Err(Rejection::ForeignNavigation),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The decisions that a request rests on: authentication, authorization, impersonation.
@@ -115,24 +133,17 @@ impl Front {
         asked: Asked,
         record: &mut Record,
     ) -> Result<Admitted, Rejection> {
-        let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
-        let (authenticated, recognised) = self
-            .authenticate(&caller, request.headers(), connection)
-            .await?;
-        record.known(authenticated.identity());
+        let known = self.recognise(request, connection, record).await?;
         let route = route.ok_or(Rejection::NotFound)?;
-        let real = authenticated.identity().clone();
+        let real = known.authenticated.identity().clone();
         record.asks_api(&route);
         let base = route.base();
         let Route { cluster, path, .. } = route;
         let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);
         record.asks(call.info());
-        let ambient = authenticated.is_ambient();
-        if ambient && call.info().is_proxied() && caller.is_led_from_elsewhere() {
-            return Err(Rejection::ForeignNavigation);
+        if call.info().is_proxied() {
+            known.check_navigation()?;
         }
-
         let access = Access::new(&real, &cluster, call.info());
         let authorized = self.authorize(&access).await?;
         let acting = self.act_as(&access, request, record).await?;
@@ -141,7 +152,7 @@ impl Front {
         let ready = self.config.audit.ready().await;
         ready.map_err(|_stuck| Rejection::Unavailable)?;
         record.admitted();
-        let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
+        let decisions = Decisions([known.authenticated.revocation().clone(), authorized, acting]);
         Ok(Admitted {
             cluster,
             base,
@@ -149,26 +160,34 @@ impl Front {
             caller,
             identity,
             decisions,
-            ambient,
-            recognised,
+            ambient: known.authenticated.is_ambient(),
+            recognised: known.recognised,
         })
     }
 
     /// Rule 4: the caller, by a credential of the request's or the connection's.
-    pub(super) async fn authenticate(
+    pub(super) async fn recognise(
         &self,
-        caller: &Caller<'_>,
-        headers: &HeaderMap,
+        request: &Request<RequestBody>,
         connection: &Connection,
-    ) -> Result<(Authenticated, Recognised), Rejection> {
+        record: &mut Record,
+    ) -> Result<Known, Rejection> {
+        let headers = request.headers();
+        let caller = Caller::read(headers, connection.info());
+        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
         let head = connection.hold(headers)?;
-        let found = self.config.authenticator.authenticate(caller).await;
+        let found = self.config.authenticator.authenticate(&caller).await;
         let authenticated = found
             .map_err(|error| Rejection::from(&error))?
             .ok_or(Rejection::Unauthorized)?;
         let recognised = connection.standing().recognise(authenticated.identity());
         drop(head);
-        Ok((authenticated, recognised))
+        record.known(authenticated.identity());
+        Ok(Known {
+            authenticated,
+            recognised,
+            is_led_from_elsewhere: caller.is_led_from_elsewhere(),
+        })
     }
 
     /// Rules 5 and 8: may the caller do this, with this credential?

@@ -341,3 +341,44 @@ async fn the_api_server_takes_the_manifests_of_an_agent() {
         assert!(said.contains(made), "{said}");
     }
 }
+
+#[tokio::test]
+async fn an_agent_keeps_the_role_and_the_node_that_it_has_joined_in() {
+    let site = Site::new(Transport::WebSocket).await;
+    site.administer(&["cluster", "add", JOINED, "--static-token"]);
+    site.put_token(&["--role", "node"]);
+    let token = site.token.to_str().unwrap();
+    let flags = [
+        ("--join-token-file", token),
+        ("--role", "node"),
+        ("--node-name", "worker-7"),
+    ];
+    site.start(&flags);
+    let agent = site.connected().await;
+    assert_eq!(agent[2], "node");
+    let text = fs::read_to_string(&site.key).unwrap();
+    assert!(
+        text.contains("\nrole node\n") && text.contains("\nnode worker-7\n"),
+        "{agent:?}"
+    );
+    site.stop();
+    // Without --role it is what it was: its policy is that of a node, which does not serve the API server.
+    site.start(&[]);
+    site.connected().await;
+    let stand_in = ["cluster", "stand-in", JOINED, "allow"];
+    site.administer(&stand_in);
+    let admin = site.admin();
+    let client = site.deployment.client(&admin, Wire::WebSocket);
+    client.fail(&["get", "--raw", "/version"]).await;
+    site.stop();
+    for (flags, wanted) in [
+        (&[("--role", "cluster")][..], "has joined in the role node"),
+        (
+            &[("--role", "node"), ("--node-name", "worker-8")],
+            "has joined as the node worker-7",
+        ),
+    ] {
+        let log = site.start(flags);
+        site.log_says(&log, &["ERROR", wanted]).await;
+    }
+}

@@ -29,7 +29,7 @@ use super::{
     request_target::Heads,
     targets::Location,
 };
-use underpass_authenticate::{Caller, adopt_proxy_authorization};
+use underpass_authenticate::adopt_proxy_authorization;
 use underpass_core::{Body, BoxedIo, Rejection, empty};
 use underpass_http::pipe::{self, Meter, PipeError};
 
@@ -109,25 +109,23 @@ impl Front {
         };
         let adopted = adopt_proxy_authorization(request.headers_mut());
         adopted.map_err(|_| Rejection::Unauthorized)?;
-        let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Rejection::Unauthorized)?;
-        let authenticating = self.authenticate(&caller, request.headers(), connection);
-        let (authenticated, recognised) = authenticating.await?;
-        let real = authenticated.identity();
-        record.known(real);
+        let known = self.recognise(&request, connection, record).await?;
         record.connects(location, &target);
+        let authenticated = &known.authenticated;
         let headers = request.headers();
-        let admitting = self.admit_to_target(&authenticated, headers, location, &target, record);
+        let admitting = self.admit_to_target(authenticated, headers, location, &target, record);
         let decisions = admitting.await?;
+        let real = authenticated.identity();
+        let opening = self.open_target(location, target, real, &decisions, record);
         let (seat, stream) = tokio::select! {
             biased;
             revoked = decisions.clone().revoked() => return Err(revoked.into()),
-            opened = self.open_target(location, target, real, &decisions, record) => opened?,
+            opened = opening => opened?,
         };
         Ok(Opened {
             stream,
             seat,
-            recognised,
+            recognised: known.recognised,
             decisions,
         })
     }

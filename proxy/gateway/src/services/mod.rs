@@ -29,7 +29,6 @@ use super::{
     budget::Seat,
     forward::{BAD_BODY, open, read_question, within_bounds},
 };
-use underpass_authenticate::Caller;
 use underpass_core::{
     Body, BoxError, Identity, Open, Rejection, StreamClass, TcpTarget, body::Guard, empty,
 };
@@ -55,12 +54,7 @@ impl Front {
         record: &mut Record,
     ) -> Result<Reply, Rejection> {
         let asked = read_question(&mut request)?;
-        let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
-        let authenticating = self.authenticate(&caller, request.headers(), connection);
-        let (authenticated, recognised) = authenticating.await?;
-        let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
-        record.known(real);
+        let known = self.recognise(&request, connection, record).await?;
         record.asks_service(match &way {
             Ok(way) => Some(&way.cluster),
             Err(no_service) => no_service.cluster.as_ref(),
@@ -68,12 +62,10 @@ impl Front {
         let way = way.map_err(Rejection::from)?;
         let call = Arc::new(ServiceCall::read(&request, way, asked)?);
         let (way, target) = (call.way(), call.target());
-        if ambient && caller.is_led_from_elsewhere() {
-            return Err(Rejection::ForeignNavigation);
-        }
+        known.check_navigation()?;
         let headers = request.headers();
         let admitting = self.admit_to_target(
-            &authenticated,
+            &known.authenticated,
             headers,
             (&way.cluster).into(),
             &target,
@@ -94,6 +86,7 @@ impl Front {
             .then(|| parts.headers.clone());
         let body = Whole::new(body, parts.version);
         let body = decisions.guarding(body, Up(meter));
+        let real = known.authenticated.identity();
         let asking = self.ask(&call, real, (parts.headers, body), again, record);
         let (response, exchange, seat) = tokio::select! {
             biased;
@@ -107,10 +100,10 @@ impl Front {
             cluster: way.cluster.clone(),
             question: Question::Service(Arc::clone(&call)),
             decisions,
-            ambient,
+            ambient: known.authenticated.is_ambient(),
             discovery: false,
             lines: Arc::clone(&self.lines),
-            recognised,
+            recognised: known.recognised,
             watch_end: None,
         })))
     }

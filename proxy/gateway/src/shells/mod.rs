@@ -15,7 +15,6 @@ use super::{
     forward::{AUDIT_ID, read_question},
     targets::Location,
 };
-use underpass_authenticate::Caller;
 use underpass_core::{Rejection, empty};
 use underpass_http::{exchange, upgrade::UpgradeRequest};
 
@@ -79,12 +78,7 @@ impl Front {
         record: &mut Record,
     ) -> Result<Answer, Rejection> {
         let asked = read_question(&mut request)?;
-        let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
-        let authenticating = self.authenticate(&caller, request.headers(), connection);
-        let (authenticated, recognised) = authenticating.await?;
-        let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
-        record.known(real);
+        let known = self.recognise(&request, connection, record).await?;
         let location = Location {
             cluster: &way.cluster,
             node: way.node.as_ref(),
@@ -92,12 +86,11 @@ impl Front {
         record.connects(location, &way.target);
         let upgrade = asked.into_upgrade().filter(UpgradeRequest::is_websocket);
         let upgrade = upgrade.ok_or(Rejection::BadRequest(NO_WEBSOCKET))?;
-        if ambient && caller.is_led_from_elsewhere() {
-            return Err(Rejection::ForeignNavigation);
-        }
+        known.check_navigation()?;
+        let authenticated = &known.authenticated;
         let headers = request.headers();
         let target = way.target.clone();
-        let admitting = self.admit_to_target(&authenticated, headers, location, &target, record);
+        let admitting = self.admit_to_target(authenticated, headers, location, &target, record);
         let decisions = admitting.await?;
         let mut headers = std::mem::take(request.headers_mut());
         underpass_http::headers::clean_request_to_service(&mut headers);
@@ -110,7 +103,13 @@ impl Front {
         *outgoing.uri_mut() = way.path.clone().into();
         *outgoing.headers_mut() = headers;
         let asking = async {
-            let opening = self.open_target(location, target, real, &decisions, record);
+            let opening = self.open_target(
+                location,
+                target,
+                authenticated.identity(),
+                &decisions,
+                record,
+            );
             let (seat, stream) = opening.await?;
             let answered = exchange::send(stream, outgoing).await;
             let (response, exchange) = answered.map_err(|error| {
@@ -134,10 +133,10 @@ impl Front {
             cluster: way.cluster.clone(),
             question: Question::Shell(Arc::new(ShellCall(upgrade))),
             decisions,
-            ambient,
+            ambient: known.authenticated.is_ambient(),
             discovery: false,
             lines: Arc::clone(&self.lines),
-            recognised,
+            recognised: known.recognised,
             watch_end: None,
         })
     }
