@@ -9,6 +9,7 @@ mod files;
 mod join;
 mod keeping;
 mod key;
+mod kube_api;
 mod limits;
 mod policy;
 mod rbac;
@@ -36,6 +37,7 @@ use crate::connection::Connection;
 use crate::join::Joining;
 use crate::keeping::Keeping;
 use crate::key::Origin;
+use crate::kube_api::KubeApi;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
 use crate::register::Registering;
@@ -186,9 +188,10 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
     let own = own_files(&cli);
+    let kube = KubeApi::new(api_server, cli.key.role(), Arc::clone(&policies));
     let shells = helper.map(|helper| {
         let policies = Arc::clone(&policies);
-        Arc::new(AgentShells::new(helper, policies, &own))
+        Arc::new(AgentShells::new(helper, policies, kube.clone(), &own))
     });
     let targets = Targets::new(Arc::clone(&policies), own, open_files)
         .with_operations(operations.clone())
@@ -200,11 +203,8 @@ async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
         };
         AbortOnDropHandle::new(tokio::spawn(enforcing))
     });
-    let (role, targets) = (cli.key.role(), Arc::new(targets));
     let (questions, mut asked) = Questions::new();
-    let policies_of_streams = Arc::clone(&policies);
-    let sessions = Sessions::new(api_server, role, policies_of_streams, targets, questions)
-        .with_registering(registering);
+    let sessions = Sessions::new(kube, Arc::new(targets), questions).with_registering(registering);
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {

@@ -166,3 +166,17 @@ pub(crate) const VIEWER_PIECE_BYTES: usize = 16 * 1024;
 
 /// The time for a viewer to answer the end of its WebSocket.
 pub(crate) const VIEWER_CLOSING_TIME: Duration = Duration::from_secs(5);
+
+/// Connections to the listener of one shell, at a time. kubectl has one, over HTTP/2, and one more for each exec and port-forward.
+pub(crate) const SHELL_CONNECTIONS: usize = 64;
+
+/// Requests of one shell to the API server, at a time, its watches and upgraded streams among them. A dashboard such as k9s has some tens;
+/// each has a stream of 64 KiB in memory.
+pub(crate) const SHELL_REQUESTS: usize = 128;
+
+/// The time to look for a shell's kubectl, which is for a hint alone.
+pub(crate) const SHELL_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a shell's programs may ask the API server without a stream of the server's about the shell, by which it takes the permission
+/// back. A server that is started again, or a session that is made anew, has one in seconds where the shell has a viewer.
+pub(crate) const SHELL_UNKEPT: Duration = Duration::from_secs(60);

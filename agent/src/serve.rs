@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use underpass_api::AGENT_KEY;
-use underpass_core::{AgentRole, Identity, Target};
+use underpass_core::{AgentRole, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::{ApiServer, Draining};
 
+use crate::kube_api::{KubeApi, NoWay};
 use crate::limits;
-use crate::policy::{InForce, Policies};
 use crate::register::Registering;
 use crate::rotation::Questions;
 use crate::targets::Targets;
@@ -21,11 +21,7 @@ const RETURN_AFTER: Duration = Duration::ZERO;
 /// The sessions in service: one, or for a while two where the server asked to come back.
 #[derive(Clone)]
 pub(crate) struct Sessions {
-    /// That of new streams. An agent on a node may have none.
-    api_server: Arc<Mutex<Option<Arc<ApiServer>>>>,
-    /// It may hear of its role when it joins.
-    role: Arc<Mutex<AgentRole>>,
-    policies: Arc<Policies>,
+    kube: KubeApi,
     targets: Arc<Targets>,
     questions: Questions,
     /// Tells the server which credential it may keep.
@@ -43,17 +39,9 @@ struct Live {
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        api_server: Option<Arc<ApiServer>>,
-        role: AgentRole,
-        policies: Arc<Policies>,
-        targets: Arc<Targets>,
-        questions: Questions,
-    ) -> Self {
+    pub(crate) fn new(kube: KubeApi, targets: Arc<Targets>, questions: Questions) -> Self {
         Self {
-            api_server: Arc::new(Mutex::new(api_server)),
-            role: Arc::new(Mutex::new(role)),
-            policies,
+            kube,
             targets,
             questions,
             registering: None,
@@ -92,13 +80,13 @@ impl Sessions {
 
     /// Sends new streams to another API server, or to the same with other credentials. Streams that are open stay where they are.
     pub(crate) fn use_api_server(&self, api_server: Option<Arc<ApiServer>>) {
-        *lock(&self.api_server) = api_server;
+        self.kube.use_api_server(api_server);
         self.targets.forget_services();
     }
 
     /// The role that the agent has joined in: for new streams.
     pub(crate) fn serve_as(&self, role: AgentRole) {
-        *lock(&self.role) = role;
+        self.kube.serve_as(role);
     }
 
     /// Those in service now.
@@ -131,12 +119,11 @@ impl Sessions {
 
     /// Rule 17: the agent serves only the targets that it knows.
     async fn serve_stream(&self, incoming: IncomingStream, draining: &Draining) {
-        let api_server = lock(&self.api_server).clone();
         if incoming.target() == AGENT_KEY {
             return self.questions.serve(incoming).await;
         }
         match incoming.target().parse() {
-            Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server, draining).await,
+            Ok(Target::KubeApi) => self.serve_kube_api(incoming, draining).await,
             Ok(
                 target @ (Target::Tcp(_)
                 | Target::Unix(_)
@@ -144,8 +131,10 @@ impl Sessions {
                 | Target::Shells(_)
                 | Target::Shell(..)),
             ) => {
-                let api_server = api_server.as_deref();
-                self.targets.serve(incoming, target, api_server).await;
+                let api_server = self.kube.api_server();
+                self.targets
+                    .serve(incoming, target, api_server.as_deref())
+                    .await;
             }
             _ => {
                 let target = incoming.target().to_owned();
@@ -156,47 +145,33 @@ impl Sessions {
         }
     }
 
-    async fn serve_kube_api(
-        &self,
-        incoming: IncomingStream,
-        api_server: Option<Arc<ApiServer>>,
-        draining: &Draining,
-    ) {
+    async fn serve_kube_api(&self, incoming: IncomingStream, draining: &Draining) {
         let header = incoming.header().clone();
-        let (policy, role) = (self.policies.current(), *lock(&self.role));
-        if let Err(denied) = policy.targets.decide_api_server(role) {
-            tracing::debug!("stream to the API server refused: {denied}");
-            return incoming.refuse(ResetCode::Forbidden, &denied.to_string());
-        }
-        let Some(api_server) = api_server else {
-            let reason = "this agent has no way to the API server: it needs --kubeconfig, or a pod's ServiceAccount";
-            tracing::warn!("stream to the API server refused: {reason}");
-            return incoming.refuse(ResetCode::TargetUnreachable, reason);
+        let way = match self.kube.way() {
+            Ok(way) => way,
+            Err(no_way) => {
+                let code = match &no_way {
+                    NoWay::Denied(_) => {
+                        tracing::debug!("stream to the API server refused: {no_way}");
+                        ResetCode::Forbidden
+                    }
+                    NoWay::NoCredential => {
+                        tracing::warn!("stream to the API server refused: {no_way}");
+                        ResetCode::TargetUnreachable
+                    }
+                };
+                return incoming.refuse(code, &no_way.to_string());
+            }
         };
-        let accepted = match role {
+        let accepted = match way.role() {
             // The request came with the stream, and its answer takes the stream's along.
             AgentRole::Cluster => incoming.accept_coalesced().await,
             // The server asks a node for the stream first, and sends the request then.
             AgentRole::Node => incoming.accept().await,
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
-        };
-        let serving =
-            api_server.serve_stream_under(&policy.impersonation, draining, stream, &header);
-        let served = if self.policies.may_change() {
-            tokio::select! {
-                served = serving => served,
-                never = self.policies.until(|now| denied(now, &policy, role, &header)) => {
-                    return tracing::info!("the policy ends an open stream: {never}");
-                }
-            }
-        } else {
-            serving.await
-        };
-        if let Err(error) = served {
-            tracing::debug!("stream ended early: {}", chain(&error));
+        match accepted {
+            Ok(stream) => way.carry(draining, stream, &header).await,
+            Err(error) => tracing::debug!("stream gone: {}", chain(&error)),
         }
     }
 }
@@ -211,22 +186,4 @@ async fn end(sessions: Vec<Live>, deadline: Duration, why: &'static str) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The reason that other rules than those of the stream's beginning deny it, if they do.
-fn denied(
-    now: &Arc<InForce>,
-    then: &Arc<InForce>,
-    role: AgentRole,
-    header: &[u8],
-) -> Option<String> {
-    if Arc::ptr_eq(now, then) {
-        return None;
-    }
-    if let Err(denied) = now.targets.decide_api_server(role) {
-        return Some(denied.to_string());
-    }
-    let identity = Identity::decode(header).ok()?;
-    let never = now.impersonation.check(&identity).err()?;
-    Some(never.to_string())
 }

@@ -14,6 +14,8 @@ pub struct Given {
     pub environment: BTreeMap<String, String>,
     /// Files in its home, which is removed with the shell.
     pub files: Vec<HomeFile>,
+    /// Lines for its viewers, which stand before all output.
+    pub notices: Vec<String>,
 }
 
 /// A file in the home of a shell, which no other user can read.
@@ -47,9 +49,11 @@ impl Given {
         let variables = self.environment.iter();
         let bytes = variables.map(|(name, value)| name.len().saturating_add(value.len()));
         let bytes = bytes.chain(self.files.iter().map(|file| file.content.len()));
+        let bytes = bytes.chain(self.notices.iter().map(String::len));
+        let number = number.saturating_add(self.notices.len());
         if number > limits::GIVEN || bytes.fold(0, usize::saturating_add) > limits::GIVEN_BYTES {
             return wrong(format!(
-                "more than {} variables and files, or more than {} bytes of them",
+                "more than {} variables, files and lines, or more than {} bytes of them",
                 limits::GIVEN,
                 limits::GIVEN_BYTES
             ));
@@ -67,6 +71,13 @@ impl Given {
         {
             return wrong(format!("a NUL in the variable {name}"));
         }
+        if self
+            .notices
+            .iter()
+            .any(|line| line.contains(char::is_control))
+        {
+            return wrong("a control character in a line for its viewers".to_owned());
+        }
         for (at, file) in self.files.iter().enumerate() {
             let earlier = self.files.iter().take(at);
             if !is_name(&file.name) || earlier.into_iter().any(|own| own.name == file.name) {
@@ -78,6 +89,12 @@ impl Given {
             }
         }
         Ok(())
+    }
+
+    /// The lines for viewers, as a terminal shows them.
+    pub(crate) fn shown(&self) -> String {
+        let lines = self.notices.iter();
+        lines.map(|line| format!("{line}\r\n")).collect()
     }
 }
 
@@ -109,6 +126,7 @@ mod tests {
                     .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                     .collect(),
                 files: files.iter().map(|name| file(name)).collect(),
+                notices: Vec::new(),
             }
         };
         of(&["kubeconfig", ".profile"], &[("A", "b=c")])
@@ -133,6 +151,12 @@ mod tests {
             let error = given.check(true).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+        let notices = vec!["a\u{1b}[31m".to_owned()];
+        let coloured = Given {
+            notices,
+            ..Given::default()
+        };
+        coloured.check(true).unwrap_err();
         let error = of(&["a"], &[]).check(false).unwrap_err().to_string();
         assert!(error.contains("no home"), "{error}");
         assert!(!format!("{:?}", file("a")).contains("115"));

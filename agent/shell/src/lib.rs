@@ -260,6 +260,23 @@ impl Shells {
         Ok(shell.record())
     }
 
+    /// Waits until a shell of this owner begins to end, whatever the reason: its processes may have some seconds yet.
+    ///
+    /// # Errors
+    /// There is none.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn ending(&self, id: &ShellId, owner: &Owner) -> Result<(), UnknownShell> {
+        self.0.find(id, owner)?.end_asked().await;
+        Ok(())
+    }
+
+    /// Whether there is a program of this name on the `PATH` of this rule's shells. Blocks.
+    pub fn finds(rule: &ShellRule, program: &str) -> bool {
+        start::finds(rule, program)
+    }
+
     /// Has the shells end that are not allowed any more.
     pub fn revoke(&self, fits: impl Fn(&ShellRecord) -> bool) {
         let all = self.0.all();

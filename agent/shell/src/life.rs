@@ -128,6 +128,8 @@ async fn end(shell: &Shell, mut process: Process) -> End {
         cause = shell.end_asked() => cause,
         cause = expired(shell) => cause,
     };
+    // Others may wait for it, whatever the reason.
+    shell.ask_end(cause);
     hang_up(shell, &process.all).await;
     End {
         exit: process.finish().await,

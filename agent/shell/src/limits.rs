@@ -96,7 +96,7 @@ pub const STACK_BYTES_MOST: u64 = 64 * 1024 * 1024;
 /// memory weighs as much.
 pub const VICTIM: i32 = 500;
 
-/// Files that a caller gives a shell, and variables.
+/// Files that a caller gives a shell, variables, and lines for its viewers.
 pub const GIVEN: usize = 64;
 
 /// The bytes of all of them together: a kubeconfig with its certificates has some ten KiB.

@@ -94,6 +94,9 @@ impl Shared {
                         uid: process.uid(),
                         lacks: std::mem::take(&mut process.lacks).into_all(),
                     });
+                    if !given.notices.is_empty() {
+                        shell.push(given.shown().as_bytes());
+                    }
                     let record = shell.record();
                     let missing: Vec<_> = record.lacks.iter().map(Lack::to_string).collect();
                     tracing::info!(

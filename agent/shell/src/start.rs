@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Blocking;
 use std::sync::Arc;
 
@@ -119,6 +120,20 @@ fn environment(order: Order<'_>, hold: &Hold) -> BTreeMap<OsString, OsString> {
     all.insert("TERM".into(), term.into());
     all.insert(processes::MARK.into(), order.id.as_str().into());
     all
+}
+
+/// Whether there is a program of this name on the `PATH` of this rule's shells.
+pub(crate) fn finds(rule: &ShellRule, program: &str) -> bool {
+    let passed = || {
+        let is_passed = rule.passed_variables().iter().any(|own| own == "PATH");
+        is_passed.then(|| std::env::var_os("PATH")).flatten()
+    };
+    let set = rule.set_variables().get("PATH").map(OsString::from);
+    let path = set.or_else(passed).unwrap_or_else(|| PATH.into());
+    std::env::split_paths(&path).any(|folder| {
+        let found = std::fs::metadata(folder.join(program));
+        found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
 }
 
 fn plan(order: Order<'_>, hold: &Hold, is_refused: bool) -> Plan {

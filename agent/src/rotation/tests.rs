@@ -11,6 +11,7 @@ use underpass_core::AgentRole;
 use underpass_tunnel::AgentKey;
 
 use super::*;
+use crate::kube_api::KubeApi;
 use crate::policy::Policies;
 use crate::targets::{Ends, OwnFiles, Targets, pair};
 
@@ -51,8 +52,8 @@ impl World {
         let policies = Arc::new(Policies::read(None, cli.impersonation()).unwrap());
         let targets = Targets::new(Arc::clone(&policies), OwnFiles::new([]), None);
         let (asking, questions) = Questions::new();
-        let role = AgentRole::Cluster;
-        let sessions = Sessions::new(None, role, policies, Arc::new(targets), asking);
+        let kube = KubeApi::new(None, AgentRole::Cluster, policies);
+        let sessions = Sessions::new(kube, Arc::new(targets), asking);
         Self {
             path,
             cli,

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{ShellId, ShellKind};
+use underpass_core::{Permission, ShellId, ShellKind};
 
 /// The subprotocol of existing terminal front ends (KEP-4006): binary messages, whose first byte is a channel.
 pub const CHANNEL_PROTOCOL: &str = "v5.channel.k8s.io";
@@ -177,11 +177,20 @@ impl fmt::Display for ShellExit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ShellQuestion {
     /// Open a shell. The stream stays open behind the answer for as long as the shell lives: see [`ShellAnswer`].
-    Open(ShellRequest),
+    Open {
+        /// The shell.
+        shell: ShellRequest,
+        /// What a shell of the kind `kubectl` may ask the API server for, as its caller: what the server would let the caller ask.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        api: Vec<Permission>,
+    },
     /// Keep the stream open for as long as a shell lives, as behind the answer to [`ShellQuestion::Open`].
     Keep {
         /// The shell.
         id: ShellId,
+        /// As in [`ShellQuestion::Open`]: from now on the shell may ask for no more than this, and gets nothing that it did not have.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        api: Vec<Permission>,
     },
     /// The caller's shells.
     List {},
@@ -378,26 +387,33 @@ mod tests {
     fn words_are_as_the_protocol_has_them() {
         let id = "0123456789abcdef0123456789abcdef";
         for text in [
-            r#"{"open":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}"#.to_owned(),
+            r#"{"open":{"shell":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}}"#
+                .to_owned(),
             r#"{"list":{}}"#.to_owned(),
             format!(r#"{{"keep":{{"id":"{id}"}}}}"#),
+            format!(r#"{{"keep":{{"id":"{id}","api":["read","services"]}}}}"#),
             format!(r#"{{"read":{{"id":"{id}"}}}}"#),
             format!(r#"{{"end":{{"id":"{id}"}}}}"#),
         ] {
             let question: ShellQuestion = serde_json::from_str(&text).unwrap();
             assert_eq!(serde_json::to_string(&question).unwrap(), text);
         }
-        let open: ShellQuestion = serde_json::from_str(r#"{"open":{}}"#).unwrap();
+        let open = r#"{"open":{"shell":{}}}"#;
+        let open: ShellQuestion = serde_json::from_str(open).unwrap();
         let usual = ShellRequest {
             kind: ShellKind::Kubectl,
             columns: 0,
             rows: 0,
             term: "xterm-256color".to_owned(),
         };
-        assert_eq!(open, ShellQuestion::Open(usual));
+        let (shell, api) = (usual, Vec::new());
+        // Of a server that does not say what its caller may.
+        assert_eq!(open, ShellQuestion::Open { shell, api });
         for text in [
-            r#"{"open":{"shell":"sh"}}"#,
-            r#"{"open":{"kind":"root"}}"#,
+            r#"{"open":{"shell":{"api":["read"]}}}"#,
+            r#"{"open":{"shell":{},"api":["root"]}}"#,
+            r#"{"open":{"shell":{"shell":"sh"}}}"#,
+            r#"{"open":{"shell":{"kind":"root"}}}"#,
             r#"{"read":{"id":"../../etc"}}"#,
         ] {
             serde_json::from_str::<ShellQuestion>(text).unwrap_err();

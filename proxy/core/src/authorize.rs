@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 
 use crate::{
-    BoxError, ClusterName, Identity, NodeName, Rejection, RequestInfo, Revocation, Target,
+    BoxError, ClusterName, Identity, NodeName, Permission, Rejection, RequestInfo, Revocation,
+    Target,
 };
 
 /// One access to be decided, before a stream is opened (security rules 5 and 8).
@@ -91,6 +92,40 @@ pub trait Authorizer: Send + Sync {
     /// # Errors
     /// Denied, or not to be decided now.
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError>;
+}
+
+/// The permissions to a cluster's API server that a caller has there, and their life, which ends with the first of them: for a shell at an
+/// agent, whose requests to the API server no authorizer sees.
+///
+/// The authorizer is asked about one request for each permission ([`Permission::example`]). One that tells requests of the same permission
+/// apart, by their namespace for example, must let its callers have no shell.
+///
+/// # Errors
+/// It cannot decide now.
+///
+/// # Cancel safety
+/// May be dropped.
+pub async fn api_permissions(
+    authorizer: &dyn Authorizer,
+    caller: &Identity,
+    cluster: &ClusterName,
+) -> Result<(Vec<Permission>, Revocation), AuthorizeError> {
+    let (mut permissions, mut life) = (Vec::new(), Revocation::never());
+    for permission in Permission::OF_API_SERVER {
+        let Some(request) = permission.example() else {
+            continue;
+        };
+        let access = Access::new(caller, cluster, &request);
+        match authorizer.authorize(&access).await {
+            Ok(right) => {
+                permissions.push(permission);
+                life = life.and(right);
+            }
+            Err(AuthorizeError::Denied { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((permissions, life))
 }
 
 /// Decides about impersonation (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller reach the

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    BoxError, BoxedIo, ClusterName, NodeName, Rejection, Revocation, StreamClass, Target, Via,
+    BoxError, BoxedIo, ClusterName, NodeName, Permission, Rejection, Revocation, StreamClass,
+    Target, Via,
 };
 
 /// The purpose of a stream.
@@ -27,6 +28,8 @@ pub struct Open {
     /// The life of the permission for it. The front ends the stream with it; a target that outlives its streams, a shell, has to end by
     /// itself.
     pub permission: Revocation,
+    /// For a shell whose kubectl is the caller: what the caller may ask the API server for.
+    pub api: Vec<Permission>,
 }
 
 impl Open {
@@ -45,6 +48,7 @@ impl Open {
             via: Via::default(),
             may_be_repeated: false,
             permission: Revocation::never(),
+            api: Vec::new(),
         }
     }
 }

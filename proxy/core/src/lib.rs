@@ -39,6 +39,7 @@ mod identity;
 mod impersonated;
 mod io;
 mod log_share;
+mod memory_stream;
 mod name;
 mod network;
 mod node_name;
@@ -63,7 +64,9 @@ pub use self::{
     agent_role::{AgentRole, UnknownAgentRole},
     audit_id::new_audit_id,
     authority::{Authority, AuthorityError, Provider},
-    authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
+    authorize::{
+        Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody, api_permissions,
+    },
     body::{Body, BoxError, boxed, empty, full},
     brief::{Brief, brief},
     by_connect::{UNDERPASS_CLUSTER, UNDERPASS_NODE, UNDERPASS_TARGET, UNIX_AUTHORITY},
@@ -79,6 +82,7 @@ pub use self::{
     impersonated::Impersonated,
     io::{BoxedIo, Io},
     log_share::{ClusterLogShare, NetworkLogShare},
+    memory_stream::{MemoryStream, memory_stream},
     name::{Labels, LabelsError, Name, NameError},
     network::{BLOCK_SIZES, Block, Network, NetworkError, Networks, blocks_of, network_of},
     node_name::{NodeName, NodeNameError},

@@ -90,6 +90,9 @@ pub enum Rejection {
         "acting as somebody else is forbidden in cluster \"{0}\": the cluster does not let Underpass ask whether you may"
     )]
     ImpersonationNotReviewed(ClusterName),
+    /// A program in a shell may not ask the API server for that.
+    #[error("this shell may not do that: {0}")]
+    NotInShell(String),
     /// The path names no cluster.
     #[error("the server could not find the requested resource")]
     NotFound,
@@ -279,6 +282,7 @@ impl Rejection {
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }
             | Self::ImpersonationNotReviewed(_)
+            | Self::NotInShell(_)
             | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) | Self::UnknownNode { .. } => {
@@ -380,6 +384,7 @@ impl Rejection {
                 | Self::IdentityForbidden { .. }
                 | Self::MayNotActAs { .. }
                 | Self::ImpersonationNotReviewed(_)
+                | Self::NotInShell(_)
                 | Self::AggregatedUnauthorized { .. }
         );
         let plain = plain || self.code() == StatusCode::BAD_GATEWAY;

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use http::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::{Access, RequestInfo, ShellKind, Target};
@@ -39,7 +40,8 @@ pub enum Role {
 }
 
 /// One thing that a role allows or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Permission {
     /// Requests that change nothing: get, list, watch, logs.
@@ -126,6 +128,31 @@ impl FromStr for Role {
 }
 
 impl Permission {
+    /// Those that [`needed_for`](Self::needed_for) gives.
+    pub const OF_API_SERVER: [Self; 5] = [
+        Self::Read,
+        Self::Write,
+        Self::Shell,
+        Self::Services,
+        Self::Node,
+    ];
+
+    /// A request to an API server that needs it; `None` where none does.
+    pub fn example(self) -> Option<RequestInfo> {
+        let (method, path) = match self {
+            Self::Read => (Method::GET, "/version"),
+            Self::Write => (Method::POST, "/api/v1/namespaces"),
+            Self::Shell => (Method::POST, "/api/v1/namespaces/default/pods/p/exec"),
+            Self::Services => (
+                Method::POST,
+                "/api/v1/namespaces/default/pods/p/portforward",
+            ),
+            Self::Node => (Method::GET, "/api/v1/nodes/n/proxy/"),
+            _ => return None,
+        };
+        Some(RequestInfo::parse(&method, path, None, false))
+    }
+
     /// The permission that an access needs; `None` where no role allows it.
     pub fn needed_by(access: &Access<'_>) -> Option<Self> {
         match access.target() {
@@ -180,8 +207,6 @@ impl Permission {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
 
     fn needed(method: &str, path: &str) -> Permission {
@@ -348,6 +373,17 @@ mod tests {
             }
         }
         assert!(!Role::View.allows(Permission::Shell) && !Role::Access.allows(Permission::Shell));
+    }
+
+    #[test]
+    fn rule_8_each_permission_to_an_api_server_has_a_request_that_needs_it() {
+        for permission in Permission::OF_API_SERVER {
+            let example = permission.example().unwrap();
+            assert_eq!(Permission::needed_for(&example), permission);
+        }
+        assert!(Permission::NodeShell.example().is_none());
+        let word = serde_json::to_string(&Permission::NodeShell).unwrap();
+        assert_eq!(word, r#""node-shell""#);
     }
 
     #[test]

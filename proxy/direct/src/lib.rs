@@ -9,7 +9,6 @@ mod addresses;
 mod config;
 mod plugins;
 mod registered;
-mod stream;
 
 use std::{
     collections::HashMap,
@@ -25,7 +24,7 @@ pub use self::{
     plugins::{KNOWN_VARIABLES, PluginError, Plugins},
     registered::RegisteredClusters,
 };
-use underpass_core::{BoxedIo, ClusterName, ConnectError, Open, Target};
+use underpass_core::{BoxedIo, ClusterName, ConnectError, Open, Target, memory_stream};
 use underpass_directory::{
     Cluster, Credential, Direct, Directory, OpenCredentialError, seal::Keyring,
 };
@@ -87,7 +86,7 @@ impl Reached {
 
 /// Carries the exchange of a stream to the API server, until its end or until the way to the cluster is over.
 fn serve(server: Arc<ApiServer>, open: &Open, over: CancellationToken) -> BoxedIo {
-    let (front, io) = stream::pair();
+    let (front, io) = memory_stream();
     let identity = open.identity.clone();
     let serving = async move {
         // Dropping the stream resets it.

@@ -26,7 +26,7 @@ use underpass_core::{
     X_FORWARDED_FOR, empty, forwarded_for, limits, list,
 };
 use underpass_http::{
-    call::Asked,
+    call::{Asked, within_bounds},
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     headers, pipe,
     watch_end::WatchEnd,
@@ -377,25 +377,6 @@ pub(super) fn read_question(request: &mut Request<RequestBody>) -> Result<Asked,
     let adopted = adopt_websocket_bearer(request.headers_mut());
     adopted.map_err(|_| Rejection::Unauthorized)?;
     Ok(asked)
-}
-
-/// The bounds of the agent's half, and of an API server behind it.
-pub(super) fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Rejection> {
-    let lines = request.headers().len();
-    let bytes: usize = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    Ok(request)
 }
 
 /// Written last, on clean headers: nothing that the client sent can take these away or add to them.

@@ -13,7 +13,7 @@ use super::{
 use underpass_authenticate::Authenticated;
 use underpass_core::{
     Access, BoxedIo, ClusterName, Clusters, ConnectError, Identity, NodeName, Open, Rejection,
-    StreamClass, Target,
+    ShellKind, StreamClass, Target, api_permissions,
 };
 use underpass_http::headers;
 
@@ -109,6 +109,17 @@ impl Front {
         let seat = self.target_seat(location.cluster, caller).await?;
         let mut open = open(target, caller, StreamClass::Default, record)?;
         open.permission = decisions.together();
+        if let Target::Shell(ShellKind::Kubectl, _) = &open.target {
+            let authorizer = &*self.config.authorizer;
+            let permissions = api_permissions(authorizer, caller, location.cluster).await;
+            let (api, life) = permissions.map_err(|error| {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "cannot authorize");
+                Rejection::Unavailable
+            })?;
+            open.api = api;
+            open.permission = open.permission.and(life);
+        }
         Ok((seat, self.connect(location, &open).await?))
     }
 

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, Request, Version, uri::PathAndQuery};
 
 use crate::upgrade::{UpgradeRequest, UpgradeRequestError};
-use underpass_core::{Rejection, RequestInfo, request_info::PathError};
+use underpass_core::{Rejection, RequestInfo, limits, request_info::PathError};
 
 /// The methods that Kubernetes serves, proxied workloads included (`proxyMethods` in
 /// pkg/registry/core/pod/rest/subresources.go). Any other could only mean something to a server in between: CONNECT opens a
@@ -148,4 +148,26 @@ impl Call {
         *request.headers_mut() = headers;
         request
     }
+}
+
+/// A request that the agent's half, and an API server behind it, have room for.
+///
+/// # Errors
+/// [`Rejection::HeadersTooLarge`].
+pub fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Rejection> {
+    let lines = request.headers().len();
+    let bytes: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
+        return Err(Rejection::HeadersTooLarge);
+    }
+    Ok(request)
 }

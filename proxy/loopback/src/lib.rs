@@ -11,6 +11,7 @@ mod certificate;
 mod kubeconfig;
 mod limits;
 mod serve;
+mod strangers;
 mod token;
 
 use std::io;
@@ -63,6 +64,7 @@ pub struct Loopback {
     tls: TlsAcceptor,
     ca_pem: String,
     token: Arc<Token>,
+    connections: usize,
 }
 
 impl Loopback {
@@ -84,7 +86,17 @@ impl Loopback {
             tls: TlsAcceptor::from(Arc::new(made.tls)),
             ca_pem: made.ca_pem,
             token: Arc::new(Token::random()),
+            connections: limits::CONNECTIONS,
         })
+    }
+
+    /// Has so many connections at a time at the most, and not 1024.
+    #[must_use]
+    pub fn at_most(self, connections: usize) -> Self {
+        Self {
+            connections,
+            ..self
+        }
     }
 
     /// The address.

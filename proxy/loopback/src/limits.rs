@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Connections at a time: programs of one user. Others of the machine may connect as well, and get no further than TLS.
+/// Connections at a time: programs of one user. Others of the machine may connect as well, get no further than TLS, and make room.
 pub(crate) const CONNECTIONS: usize = 1024;
 
 /// Time for TLS.
@@ -16,3 +16,6 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The time for a connection's first request that has the token. kubectl sends one at once.
 pub(crate) const TOKEN_TIME: Duration = Duration::from_secs(10);
+
+/// The time for a connection that has to make room to be gone: its task has to run once.
+pub(crate) const ROOM_TIME: Duration = Duration::from_secs(1);

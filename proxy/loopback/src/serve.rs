@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Request, Response, StatusCode, header, uri::Authority};
 use hyper::body::Incoming;
@@ -12,7 +11,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use underpass_core::{Body, status_response};
 
 use super::limits;
+use super::strangers::{Stranger, Strangers};
 use super::token::Token;
 use super::{Handler, Loopback};
 
@@ -38,7 +38,8 @@ impl Loopback {
     /// Dropping the future stops listening, and ends what is open.
     pub async fn serve(self, handler: impl Handler, stop: CancellationToken) {
         let open = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        let places = Arc::new(Semaphore::new(self.connections));
+        let strangers = Strangers::default();
         // Also where this future is dropped.
         let stop = stop.child_token();
         let _stop = stop.clone().drop_guard();
@@ -57,14 +58,17 @@ impl Loopback {
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                 continue;
             };
-            // Without a place the newcomer goes: those that are served are the user's, as a rule.
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let Some(place) = place(&places, &strangers).await else {
                 continue;
             };
             let (inside, tls) = (Arc::clone(&inside), self.tls.clone());
+            let stranger = strangers.enter();
             open.spawn(async move {
                 let _place = place;
-                inside.serve_connection(tcp, tls).await;
+                tokio::select! {
+                    () = inside.serve_connection(tcp, tls, &stranger) => {}
+                    () = stranger.is_over() => {}
+                }
             });
         }
         open.close();
@@ -72,16 +76,27 @@ impl Loopback {
     }
 }
 
-/// Waits until a connection has been without the token for too long: others of the machine would take the places of its user.
-pub(super) async fn stranger(known: &AtomicBool) {
-    tokio::time::sleep(limits::TOKEN_TIME).await;
-    if known.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+/// A place for a newcomer: a connection that has not shown the token makes room.
+async fn place(places: &Arc<Semaphore>, strangers: &Strangers) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Some(place);
     }
+    if !strangers.displace() {
+        // Those that are served are the user's: the newcomer goes.
+        return None;
+    }
+    let freed = Arc::clone(places).acquire_owned();
+    let freed = tokio::time::timeout(limits::ROOM_TIME, freed).await;
+    freed.ok()?.ok()
 }
 
 impl<H: Handler> Inside<H> {
-    async fn serve_connection(self: Arc<Self>, tcp: TcpStream, tls: TlsAcceptor) {
+    async fn serve_connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        tls: TlsAcceptor,
+        stranger: &Arc<Stranger>,
+    ) {
         // Answers are written whole.
         let _ = tcp.set_nodelay(true);
         let shaken = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp));
@@ -93,19 +108,18 @@ impl<H: Handler> Inside<H> {
             () = self.stop.cancelled() => return,
         };
         let stop = self.stop.clone();
-        let known = Arc::<AtomicBool>::default();
         tokio::select! {
-            () = self.serve_http(tls, Arc::clone(&known)) => {}
-            () = stranger(&known) => {}
+            () = self.serve_http(tls, stranger) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>, known: Arc<AtomicBool>) {
+    async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>, stranger: &Arc<Stranger>) {
         let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stranger = Arc::clone(stranger);
         let service = service_fn(move |request| {
-            let (this, known) = (Arc::clone(&self), Arc::clone(&known));
-            async move { Ok::<_, Infallible>(this.answer(request, &known).await) }
+            let (this, stranger) = (Arc::clone(&self), Arc::clone(&stranger));
+            async move { Ok::<_, Infallible>(this.answer(request, &stranger).await) }
         });
         let io = TokioIo::new(tls);
         let served = match is_http2 {
@@ -131,7 +145,7 @@ impl<H: Handler> Inside<H> {
         }
     }
 
-    async fn answer(&self, mut request: Request<Incoming>, known: &AtomicBool) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>, stranger: &Stranger) -> Response<Body> {
         if !self.is_here(&request) {
             let message = "this listener serves its own address alone";
             return status_response(StatusCode::MISDIRECTED_REQUEST, "BadRequest", message, None);
@@ -140,7 +154,7 @@ impl<H: Handler> Inside<H> {
             let message = "the token is missing, or it is another run's: use the kubeconfig of the run that listens here";
             return status_response(StatusCode::UNAUTHORIZED, "Unauthorized", message, None);
         }
-        known.store(true, Ordering::Relaxed);
+        stranger.is_a_friend();
         self.handler.handle(request).await
     }
 

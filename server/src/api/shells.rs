@@ -9,11 +9,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use underpass_api::{
     ShellList, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest, ShellView,
 };
-use underpass_core::{AgentRole, BadShellId, ShellId, ShellKind};
+use underpass_core::{
+    AgentRole, AuthorizeError, BadShellId, ImpersonationPolicy, Permission, ShellId, ShellKind,
+    api_permissions,
+};
+use underpass_tunnel::chain;
 
 use super::nodes::{Permit, Wanted, find, permit};
 use super::problem::Problem;
@@ -48,6 +52,8 @@ struct Asking {
     kind: ShellKind,
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     place: String,
+    /// What a shell that is opened may ask the API server for.
+    api: Vec<Permission>,
 }
 
 impl Asking {
@@ -86,7 +92,26 @@ impl Asking {
             agents: Agents::with(sessions),
             kind,
             place,
+            api: Vec::new(),
         })
+    }
+
+    /// Rule 8: kubectl in the shell may ask for what its caller may ask for here, and the shell ends with the first permission of these that
+    /// is taken back. The operator is no user of clusters.
+    async fn with_api(mut self, state: &State, requester: &Requester) -> Result<Self, Problem> {
+        let Some(caller) = requester.identity() else {
+            return Ok(self);
+        };
+        // As for calls: an identity that no caller may have counts for nothing in a cluster.
+        let never = ImpersonationPolicy::default().check_caller(caller);
+        never.map_err(|never| Problem::forbidden(never.to_string()))?;
+        if self.kind == ShellKind::Kubectl {
+            let asking = api_permissions(&*state.directory, caller, &self.permit.cluster);
+            let (api, life) = asking.await.map_err(undecided)?;
+            self.api = api;
+            self.permit.revocation = self.permit.revocation.and(life);
+        }
+        Ok(self)
     }
 
     /// Begins a change at the agent: from here on it is not taken back, and its event says what it was (rules 15, 25).
@@ -114,6 +139,7 @@ impl Asking {
             cluster,
             place: self.place,
             permission: revocation,
+            api: self.api,
             audit: state.audit_log.clone(),
             sessions: Arc::clone(&state.sessions),
         }
@@ -122,6 +148,12 @@ impl Asking {
     fn did(&self, id: &ShellId) -> Did {
         Did::to(KIND, id.as_str()).subject(&self.place)
     }
+}
+
+fn undecided(error: AuthorizeError) -> Problem {
+    tracing::error!("no decision about a shell: {}", chain(&error));
+    let detail = "the server cannot decide now: try again";
+    Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1)
 }
 
 /// The shell that a path names, with the agents to ask about it. Callers name an id alone: it may be of either kind, of which one may
@@ -180,10 +212,17 @@ async fn open(
     Path(names): Path<Names>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let wanted: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
-    let asking = Asking::new(&state, &requester, &names, wanted.kind).await?;
+    if asks_impersonation(request.headers()) {
+        // Rule 16: who acts as somebody harmless must not find the shell to be their own.
+        let detail = "a shell is opened as the caller, and as nobody else: leave the Impersonate headers out";
+        return Err(Problem::invalid(detail));
+    }
+    let shell: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
+    let asking = Asking::new(&state, &requester, &names, shell.kind).await?;
+    let asking = asking.with_api(&state, &requester).await?;
     asking.begin(&state, &requester)?;
-    let question = ShellQuestion::Open(wanted);
+    let api = asking.api.clone();
+    let question = ShellQuestion::Open { shell, api };
     let opening = asking.agents.open(asking.kind, &asking.identity, &question);
     let opened = match opening.await {
         Ok(opened) => opened,
@@ -204,6 +243,11 @@ async fn open(
         .keepers()
         .keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
+}
+
+fn asks_impersonation(headers: &HeaderMap) -> bool {
+    let mut names = headers.keys();
+    names.any(|name| name.as_str().starts_with("impersonate-"))
 }
 
 async fn read(

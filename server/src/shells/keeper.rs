@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 use underpass_api::{ShellQuestion, ShellView};
 use underpass_audit::{AuditLog, OwnCall, OwnCaller};
-use underpass_core::{ClusterName, Identity, Revocation, ShellId, ShellKind};
+use underpass_core::{ClusterName, Identity, Permission, Revocation, ShellId, ShellKind};
 use underpass_tunnel::Session;
 
 use super::{Agents, Ended, Opened, ShellError};
@@ -28,6 +28,8 @@ pub(crate) struct Keeping {
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     pub(crate) place: String,
     pub(crate) permission: Revocation,
+    /// What a shell of the kind `kubectl` may ask the API server for.
+    pub(crate) api: Vec<Permission>,
     pub(crate) audit: AuditLog,
     /// Where its agent is found again.
     pub(crate) sessions: Sessions,
@@ -85,6 +87,7 @@ impl Keepers {
         tokio::spawn(async move {
             let question = ShellQuestion::Keep {
                 id: kept.id.clone(),
+                api: keeping.api.clone(),
             };
             let identity = keeping.identity.encode();
             let identity = identity.unwrap_or_else(|_| Bytes::new());
@@ -122,6 +125,7 @@ impl Keeping {
         let identity = self.identity.encode().ok()?;
         let question = ShellQuestion::Keep {
             id: view.id.clone(),
+            api: self.api.clone(),
         };
         loop {
             sleep(limits::SHELL_AGAIN).await;

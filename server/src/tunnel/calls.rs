@@ -227,6 +227,7 @@ impl Tunnel {
                 None => format!("cluster:{cluster}"),
             },
             permission: open.permission.clone(),
+            api: open.api.clone(),
             audit: self.audit.clone(),
             sessions: Arc::new(self.clone()),
         };

@@ -40,6 +40,7 @@ mod role_table;
 mod rotation;
 mod server_restarted;
 mod services;
+mod shell_kubectl;
 mod shells;
 mod stand_in;
 mod survive;

@@ -283,6 +283,7 @@ async fn a_shell_has_a_home_of_its_own_that_goes_with_it() {
             variable: Some("KUBECONFIG".to_owned()),
             content: b"of Alice's\n".to_vec(),
         }],
+        ..Given::default()
     };
     let writes = script(writes, "");
     let opened = world

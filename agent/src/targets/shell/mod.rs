@@ -1,21 +1,27 @@
 //! The targets `shell` and `node-shell`: questions about this agent's shells, and viewers of them (PROTOCOL.md, "Shells").
 
+mod kubectl;
 mod question;
 mod view;
 mod viewer;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use underpass_agent_policy::ShellRule;
-use underpass_agent_shell::{Helper, Owner, Settings, ShellRecord, Shells};
-use underpass_core::{Identity, ShellId, ShellKind};
+use underpass_agent_shell::{
+    Given, Helper, OpenError, Owner, Settings, ShellRecord, Shells, Terminal,
+};
+use underpass_core::{Identity, Permission, ShellId, ShellKind};
 use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError, chain};
 
+use self::kubectl::Kubectl;
 use self::question::Answers;
 use self::viewer::watch;
 use super::refusal::Refusal;
 use super::unix::OwnFiles;
+use crate::kube_api::KubeApi;
 use crate::policy::{InForce, Policies};
 
 /// The shells of this agent, and the callers for whom they were opened.
@@ -23,21 +29,36 @@ use crate::policy::{InForce, Policies};
 pub(crate) struct AgentShells {
     shells: Shells,
     policies: Arc<Policies>,
-    callers: Mutex<HashMap<ShellId, Arc<Identity>>>,
+    kube: KubeApi,
+    callers: Mutex<HashMap<ShellId, Opened>>,
+}
+
+/// A shell that was opened here.
+#[derive(Debug)]
+struct Opened {
+    caller: Arc<Identity>,
+    /// The way of its programs to the API server, in a shell of the kind `kubectl`.
+    kubectl: Option<Arc<Kubectl>>,
 }
 
 impl AgentShells {
     /// Shells that see nothing of the agent's own files.
-    pub(crate) fn new(helper: Helper, policies: Arc<Policies>, own: &OwnFiles) -> Self {
+    pub(crate) fn new(
+        helper: Helper,
+        policies: Arc<Policies>,
+        kube: KubeApi,
+        own: &OwnFiles,
+    ) -> Self {
         let settings = Settings::new(helper).hide(own.paths().iter().cloned());
         Self {
             shells: Shells::with(settings),
             policies,
+            kube,
             callers: Mutex::default(),
         }
     }
 
-    fn callers(&self) -> MutexGuard<'_, HashMap<ShellId, Arc<Identity>>> {
+    fn callers(&self) -> MutexGuard<'_, HashMap<ShellId, Opened>> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,6 +128,9 @@ impl AgentShells {
         let policy = self.policies.current();
         for rule in policy.targets.shells() {
             let kind = rule.kind();
+            if kind == ShellKind::Kubectl && !kubectl::is_there(rule).await {
+                tracing::warn!(%kind, "{}", kubectl::MISSING);
+            }
             match self.shells.probe(rule).await {
                 Ok(lacks) if lacks.is_empty() => {
                     tracing::info!(%kind, "shells have all protections")
@@ -135,11 +159,11 @@ impl AgentShells {
     /// Ends the shells that these rules do not allow.
     fn revoke_denied(&self, now: &InForce) {
         let mut callers = self.callers();
-        callers.retain(|id, caller| self.shells.read(id, &owner(caller)).is_ok());
+        callers.retain(|id, opened| self.shells.read(id, &owner(&opened.caller)).is_ok());
         self.shells.revoke(|record| {
-            let caller = callers.get(&record.id);
+            let opened = callers.get(&record.id);
             // One without a caller is being opened, and is decided on anew as soon as it has one.
-            caller.is_some_and(|caller| denied(now, caller, record.kind).is_some())
+            opened.is_some_and(|opened| denied(now, &opened.caller, record.kind).is_some())
         });
     }
 
@@ -148,11 +172,51 @@ impl AgentShells {
         self.shells.stop().await;
     }
 
-    /// Remembers for whom a shell was opened. The rules may have changed meanwhile (security rule 25).
-    fn opened(&self, record: &ShellRecord, caller: &Arc<Identity>) {
-        let id = record.id.clone();
-        self.callers().insert(id, Arc::clone(caller));
+    /// Opens a shell of this kind and remembers for whom. The rules may have changed meanwhile (security rule 25).
+    async fn open(
+        &self,
+        rule: &Arc<ShellRule>,
+        caller: Arc<Identity>,
+        terminal: Terminal,
+        may: &[Permission],
+    ) -> Result<ShellRecord, OpenError> {
+        let (kubectl, given) = match rule.kind() {
+            ShellKind::Kubectl => {
+                let opened = Kubectl::open(&self.kube, rule, &caller, may).await;
+                let (kubectl, given) = opened.map_err(|error| {
+                    OpenError::Helper(io::Error::other(chain(&error).to_string()))
+                })?;
+                (Some(Arc::new(kubectl)), given)
+            }
+            ShellKind::Node => (None, Given::default()),
+        };
+        let own = owner(&caller);
+        let opening = self.shells.open_with(rule, own.clone(), terminal, given);
+        let record = opening.await?;
+        if let Some(kubectl) = &kubectl {
+            kubectl.is_of(&record.id);
+            self.close_with(record.id.clone(), own, Arc::clone(kubectl));
+        }
+        let opened = Opened { caller, kubectl };
+        self.callers().insert(record.id.clone(), opened);
         self.revoke_denied(&self.policies.current());
+        Ok(record)
+    }
+
+    /// Closes the way of a shell's programs to the API server as soon as the shell begins to end.
+    fn close_with(&self, id: ShellId, own: Owner, kubectl: Arc<Kubectl>) {
+        let shells = self.shells.clone();
+        tokio::spawn(async move {
+            // A shell that is not there any more has ended.
+            let _ = shells.ending(&id, &own).await;
+            kubectl.close();
+        });
+    }
+
+    /// The way of a shell's programs to the API server, where it has one.
+    fn kubectl(&self, id: &ShellId) -> Option<Arc<Kubectl>> {
+        let callers = self.callers();
+        callers.get(id).and_then(|opened| opened.kubectl.clone())
     }
 }
 

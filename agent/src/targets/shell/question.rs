@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use underpass_agent_shell::{OpenError, ShellRecord, Size, Terminal};
 use underpass_api::{ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest};
-use underpass_core::{Identity, ShellId, ShellKind};
+use underpass_core::{Identity, Permission, ShellId, ShellKind};
 use underpass_tunnel::{ReadHalf, Stream, WriteHalf, chain};
 
 use super::super::lines::{self, Unanswered, write};
@@ -28,12 +28,16 @@ impl Answers {
     pub(super) async fn serve(&self, stream: Stream) -> Result<(), Unanswered> {
         let (mut from, mut to) = stream.into_split();
         match lines::question(&mut from).await? {
-            Ok(ShellQuestion::Open(request)) => {
-                let opened = self.opened(request).await;
+            Ok(ShellQuestion::Open { shell, api }) => {
+                let opened = self.opened(shell, api).await;
                 return self.keep(opened, &mut from, to).await;
             }
-            Ok(ShellQuestion::Keep { id }) => {
-                return self.keep(self.find(&id), &mut from, to).await;
+            Ok(ShellQuestion::Keep { id, api }) => {
+                let found = self.find(&id);
+                if let (Ok(_), Some(kubectl)) = (&found, self.all.kubectl(&id)) {
+                    kubectl.narrow(&api);
+                }
+                return self.keep(found, &mut from, to).await;
             }
             Ok(ShellQuestion::List {}) => {
                 let own = owner(&self.identity);
@@ -105,6 +109,8 @@ impl Answers {
             }
         };
         let (id, own) = (record.id.clone(), owner(&self.identity));
+        let kubectl = self.all.kubectl(&id);
+        let _kept = kubectl.as_ref().map(|kubectl| kubectl.kept());
         if let Err(untold) = self.tell(Ok(record), &mut to).await {
             // Nobody knows of it, or its permission is gone.
             self.all.shells.revoke(|record| record.id == id);
@@ -127,7 +133,11 @@ impl Answers {
         Ok(())
     }
 
-    async fn opened(&self, request: ShellRequest) -> Result<ShellRecord, ShellProblem> {
+    async fn opened(
+        &self,
+        request: ShellRequest,
+        api: Vec<Permission>,
+    ) -> Result<ShellRecord, ShellProblem> {
         let ShellRequest {
             kind,
             columns,
@@ -156,11 +166,7 @@ impl Answers {
         };
         let (all, caller) = (Arc::clone(&self.all), Arc::clone(&self.identity));
         // By itself, so that no shell is without its caller where the stream ends meanwhile.
-        let opening = tokio::spawn(async move {
-            let record = all.shells.open(&rule, owner(&caller), terminal).await?;
-            all.opened(&record, &caller);
-            Ok(record)
-        });
+        let opening = tokio::spawn(async move { all.open(&rule, caller, terminal, &api).await });
         let gone = |gone| Err(OpenError::Helper(io::Error::other(gone)));
         opening.await.unwrap_or_else(gone).map_err(|error| {
             tracing::info!(

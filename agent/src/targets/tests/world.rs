@@ -20,6 +20,7 @@ use underpass_tunnel::{
 };
 use underpass_upstream::{ApiServer, ApiServerOptions};
 
+use crate::kube_api::KubeApi;
 use crate::policy::Policies;
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
@@ -101,13 +102,10 @@ impl World {
             ..ApiServerOptions::default()
         };
         let api_server = ApiServer::new(config, options).await.unwrap();
-        let sessions = Sessions::new(
-            Some(Arc::new(api_server)),
-            AgentRole::Cluster,
-            Arc::clone(&policies),
-            Arc::new(targets),
-            crate::rotation::Questions::new().0,
-        );
+        let api_server = Some(Arc::new(api_server));
+        let kube = KubeApi::new(api_server, AgentRole::Cluster, Arc::clone(&policies));
+        let questions = crate::rotation::Questions::new().0;
+        let sessions = Sessions::new(kube, Arc::new(targets), questions);
         let (agent, server) = pair().await;
         sessions.serve(agent);
         Self {

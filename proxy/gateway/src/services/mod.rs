@@ -27,12 +27,13 @@ use super::{
     answer::{Answer, Question},
     audit::Record,
     budget::Seat,
-    forward::{BAD_BODY, open, read_question, within_bounds},
+    forward::{BAD_BODY, open, read_question},
 };
 use underpass_core::{
     Body, BoxError, Identity, Open, Rejection, StreamClass, TcpTarget, body::Guard, empty,
 };
 use underpass_http::{
+    call::within_bounds,
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     pipe::Meter,
 };

@@ -107,8 +107,8 @@ async fn rule_12_a_shell_ends_at_its_agent_with_the_permission() {
         (asked.target.as_str(), asked.user.as_str()),
         ("shell", "alice")
     );
-    let question =
-        json!({"open": {"kind": "kubectl", "columns": 100, "rows": 30, "term": "vt100"}});
+    let opened = json!({"kind": "kubectl", "columns": 100, "rows": 30, "term": "vt100"});
+    let question = json!({"open": {"shell": opened, "api": ["read", "write", "shell"]}});
     assert_eq!(asked.question, question);
     let begun = kept.about(&format!("shell/{ID}")).await;
     let told = &begun["annotations"];
@@ -139,7 +139,8 @@ async fn rule_12_a_shell_is_kept_again_once_its_agent_is_back() {
     drop(asked);
     let again = tokio::time::timeout(Duration::from_secs(20), Asked::of(&agent));
     let mut again = again.await.expect("asked again");
-    assert_eq!(again.question, json!({"keep": {"id": ID}}));
+    let keep = json!({"keep": {"id": ID, "api": ["read", "write", "shell"]}});
+    assert_eq!(again.question, keep);
     assert_eq!(
         (again.target.as_str(), again.user.as_str()),
         ("shell", "alice")
@@ -208,6 +209,79 @@ async fn rule_8_each_kind_of_shell_needs_its_role() {
     for path in [ALL.to_owned(), format!("{ALL}/{ID}")] {
         let answer = world.ask(&nobody, Method::GET, &path, &Value::Null, &[]);
         answer.await.expect(403);
+    }
+}
+
+/// kubectl in the shell asks the API server past this server.
+#[tokio::test]
+async fn rule_8_a_shells_kubectl_may_ask_for_what_its_users_roles_allow() {
+    let (world, agent) = world().await;
+    let may = |question: &Value| question["open"]["api"].clone();
+    for (role, kind, api) in [
+        ("shell", "kubectl", json!(["read", "write", "shell"])),
+        (
+            "operate",
+            "kubectl",
+            json!(["read", "write", "shell", "services", "node"]),
+        ),
+        // It has no kubectl of its user's.
+        ("admin", "node", Value::Null),
+    ] {
+        let name = format!("u-{role}");
+        let rights = json!({"clusters": ["prod"], "role": role});
+        let user = world.user(&name, rights).await;
+        let wanted = json!({"kind": kind});
+        let asking = world.ask(&user, Method::POST, ALL, &wanted, &[]);
+        let lines = [shell(ID, json!({"kind": kind}))];
+        let (answer, (_, question)) = tokio::join!(asking, answered(&agent, &lines));
+        answer.expect(201);
+        assert_eq!(may(&question), api, "{role}");
+    }
+    // The operator is no user of the cluster.
+    let asking = world.operate(Method::POST, ALL, json!({}));
+    let lines = [shell(ID, json!({}))];
+    let (answer, (_, question)) = tokio::join!(asking, answered(&agent, &lines));
+    answer.expect(201);
+    assert_eq!(may(&question), Value::Null);
+}
+
+#[tokio::test]
+async fn rule_12_a_shell_ends_with_each_permission_that_its_kubectl_has() {
+    let (world, agent) = world().await;
+    let rights = |role| json!({"clusters": ["prod"], "role": role});
+    world.user("alice", rights("services")).await;
+    let alice = world.user("alice", rights("shell")).await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let opened = async {
+        let mut asked = Asked::of(&agent).await;
+        asked.answer(&[shell(ID, json!({}))]).await;
+        asked
+    };
+    let (answer, mut asked) = tokio::join!(opening, opened);
+    answer.expect(201);
+    let api = json!(["read", "write", "shell", "services"]);
+    assert_eq!(asked.question["open"]["api"], api);
+    let binding = "/v1/bindings/user-alice-services";
+    let removed = world.operate(Method::DELETE, binding, Value::Null).await;
+    removed.expect(204);
+    let given_up = tokio::time::timeout(Duration::from_secs(10), asked.given_up());
+    assert_eq!(given_up.await.unwrap(), Some(ResetCode::Forbidden));
+}
+
+#[tokio::test]
+async fn rule_16_a_shell_is_opened_as_its_caller_and_as_nobody_else() {
+    let (world, _agent) = world().await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    for name in [
+        "impersonate-user",
+        "impersonate-group",
+        "impersonate-extra-a",
+    ] {
+        let headers = [(http::HeaderName::from_static(name), "bob")];
+        let asking = world.ask(&alice, Method::POST, ALL, &wanted, &headers);
+        asking.await.expect(422);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A byte stream between the proxy's two halves in one process, as a tunnel would give it.
+//! A byte stream between two ends in one process, as a tunnel would give it: between the proxy's halves, or a shell and its agent's half.
 //!
 //! tokio's duplex pipe tells a reader of a clean end where the other side was dropped. Here that is a reset, so that an
 //! answer that was cut off never looks complete, and a shell that was ended never looks as if it had exited.
@@ -15,11 +15,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use underpass_core::limits;
+use crate::limits;
 
-/// One end.
+/// One end of a stream in memory. To drop it is a reset, and no end.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub struct MemoryStream {
     io: DuplexStream,
     /// This end has said that no more comes.
     finished: Arc<AtomicBool>,
@@ -27,11 +27,11 @@ pub(super) struct Stream {
     peer_finished: Arc<AtomicBool>,
 }
 
-/// Both ends.
-pub(super) fn pair() -> (Stream, Stream) {
+/// Both ends of a stream in memory.
+pub fn memory_stream() -> (MemoryStream, MemoryStream) {
     let (here, there) = tokio::io::duplex(limits::MEMORY_STREAM_BYTES);
     let (first, second) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-    let end = |io, finished: &Arc<_>, peer_finished: &Arc<_>| Stream {
+    let end = |io, finished: &Arc<_>, peer_finished: &Arc<_>| MemoryStream {
         io,
         finished: Arc::clone(finished),
         peer_finished: Arc::clone(peer_finished),
@@ -39,7 +39,7 @@ pub(super) fn pair() -> (Stream, Stream) {
     (end(here, &first, &second), end(there, &second, &first))
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for MemoryStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -55,8 +55,8 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
-    underpass_core::pass_on!(io: poll_write, poll_write_vectored, is_write_vectored, poll_flush);
+impl AsyncWrite for MemoryStream {
+    crate::pass_on!(io: poll_write, poll_write_vectored, is_write_vectored, poll_flush);
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before the end can be seen.
@@ -71,14 +71,14 @@ mod tests {
 
     use super::*;
 
-    async fn read(stream: &mut Stream) -> io::Result<Vec<u8>> {
+    async fn read(stream: &mut MemoryStream) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.map(|_| bytes)
     }
 
     #[tokio::test]
     async fn one_direction_ends_and_the_other_goes_on() {
-        let (mut here, mut there) = pair();
+        let (mut here, mut there) = memory_stream();
         here.write_all(b"request").await.unwrap();
         here.shutdown().await.unwrap();
         assert_eq!(read(&mut there).await.unwrap(), b"request");
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_it_is_a_reset_and_no_end() {
-        let (mut here, mut there) = pair();
+        let (mut here, mut there) = memory_stream();
         there.write_all(b"half of").await.unwrap();
         let cut = tokio::spawn(async move {
             let mut half = [0; 7];
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_it_after_its_own_end_stops_the_writer() {
-        let (mut here, mut there) = pair();
+        let (mut here, mut there) = memory_stream();
         here.shutdown().await.unwrap();
         let writer = tokio::spawn(async move {
             let much = vec![0; 4 * limits::MEMORY_STREAM_BYTES];
