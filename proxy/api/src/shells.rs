@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::{ShellId, ShellKind};
 
+use crate::{RecordingPlace, ShellRecording};
+
 /// The subprotocol of existing terminal front ends (KEP-4006): binary messages, whose first byte is a channel.
 pub const CHANNEL_PROTOCOL: &str = "v5.channel.k8s.io";
 
@@ -115,6 +117,9 @@ pub struct ShellView {
     /// Protections that it lacks, as its agent's policy allows, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// How it is recorded, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<ShellRecording>,
     /// Its end, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<ShellEnd>,
@@ -178,6 +183,21 @@ impl fmt::Display for ShellExit {
 pub enum ShellQuestion {
     /// Open a shell. The stream stays open behind the answer for as long as the shell lives: see [`ShellAnswer`].
     Open(ShellRequest),
+    /// The same, and have it recorded from its beginning. The recorder asks by [`ShellQuestion::Record`].
+    OpenRecorded {
+        /// The shell.
+        shell: ShellRequest,
+        /// How it is recorded.
+        recording: ShellRecording,
+    },
+    /// Send what a shell's program writes, from a place on, as [`RecordingEvent`](crate::RecordingEvent)s. The recorder says on the same stream
+    /// how far it has written them down: each a line with a [`RecordingPlace`].
+    Record {
+        /// The shell.
+        id: ShellId,
+        /// The place.
+        had: RecordingPlace,
+    },
     /// Keep the stream open for as long as a shell lives, as behind the answer to [`ShellQuestion::Open`].
     Keep {
         /// The shell.
@@ -381,6 +401,9 @@ mod tests {
             r#"{"open":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}"#.to_owned(),
             r#"{"list":{}}"#.to_owned(),
             format!(r#"{{"keep":{{"id":"{id}"}}}}"#),
+            r#"{"openRecorded":{"shell":{"kind":"node","columns":80,"rows":24,"term":"vt100"},"recording":{"required":true,"input":false,"waitSeconds":60}}}"#
+                .to_owned(),
+            format!(r#"{{"record":{{"id":"{id}","had":{{"output":5,"input":0}}}}}}"#),
             format!(r#"{{"read":{{"id":"{id}"}}}}"#),
             format!(r#"{{"end":{{"id":"{id}"}}}}"#),
         ] {

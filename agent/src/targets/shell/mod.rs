@@ -1,6 +1,7 @@
 //! The targets `shell` and `node-shell`: questions about this agent's shells, and viewers of them (PROTOCOL.md, "Shells").
 
 mod question;
+mod record;
 mod view;
 mod viewer;
 

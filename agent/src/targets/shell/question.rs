@@ -4,14 +4,16 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
-use underpass_agent_shell::{OpenError, ShellRecord, Size, Terminal};
-use underpass_api::{ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest};
+use underpass_agent_shell::{Given, OpenError, Recorder, Recording, ShellRecord, Size, Terminal};
+use underpass_api::{
+    RecordingPlace, ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest,
+};
 use underpass_core::{Identity, ShellId, ShellKind};
 use underpass_tunnel::{ReadHalf, Stream, WriteHalf, chain};
 
 use super::super::lines::{self, Unanswered, write};
 use super::super::refusal::Refusal;
-use super::{AgentShells, decide, given_up, owner, view};
+use super::{AgentShells, decide, given_up, owner, record, view};
 
 /// The answers to one caller, about shells of one kind.
 pub(super) struct Answers {
@@ -29,8 +31,17 @@ impl Answers {
         let (mut from, mut to) = stream.into_split();
         match lines::question(&mut from).await? {
             Ok(ShellQuestion::Open(request)) => {
-                let opened = self.opened(request).await;
+                let opened = self.opened(request, None).await;
                 return self.keep(opened, &mut from, to).await;
+            }
+            Ok(ShellQuestion::OpenRecorded { shell, recording }) => {
+                let recording = record::of_recording(recording);
+                let opened = self.opened(shell, Some(recording)).await;
+                return self.keep(opened, &mut from, to).await;
+            }
+            Ok(ShellQuestion::Record { id, had }) => {
+                let recorder = self.recorder(&id, had);
+                return record::serve(recorder, from, to).await;
             }
             Ok(ShellQuestion::Keep { id }) => {
                 return self.keep(self.find(&id), &mut from, to).await;
@@ -75,6 +86,16 @@ impl Answers {
         let found = self.all.shells.read(id, &owner(&self.identity));
         let found = found.ok().filter(|record| record.kind == self.kind);
         found.ok_or_else(|| ShellProblem {
+            reason: ShellRefusal::NotFound,
+            detail: Refusal::NoShell.to_string(),
+        })
+    }
+
+    /// A recorder of the caller's shell. Whether the policy allows the shell counts no more: what it had is recorded.
+    fn recorder(&self, id: &ShellId, had: RecordingPlace) -> Result<Recorder, ShellProblem> {
+        let had = record::of_place(had);
+        let recorder = self.all.shells.record(id, &owner(&self.identity), had);
+        recorder.map_err(|_unknown| ShellProblem {
             reason: ShellRefusal::NotFound,
             detail: Refusal::NoShell.to_string(),
         })
@@ -127,7 +148,11 @@ impl Answers {
         Ok(())
     }
 
-    async fn opened(&self, request: ShellRequest) -> Result<ShellRecord, ShellProblem> {
+    async fn opened(
+        &self,
+        request: ShellRequest,
+        recording: Option<Recording>,
+    ) -> Result<ShellRecord, ShellProblem> {
         let ShellRequest {
             kind,
             columns,
@@ -157,7 +182,11 @@ impl Answers {
         let (all, caller) = (Arc::clone(&self.all), Arc::clone(&self.identity));
         // By itself, so that no shell is without its caller where the stream ends meanwhile.
         let opening = tokio::spawn(async move {
-            let record = all.shells.open(&rule, owner(&caller), terminal).await?;
+            let given = Given::default();
+            let opening =
+                all.shells
+                    .open_recorded(&rule, owner(&caller), terminal, given, recording);
+            let record = opening.await?;
             all.opened(&record, &caller);
             Ok(record)
         });
