@@ -17,6 +17,9 @@ pub(crate) const OPERATION_LIST: usize = 100;
 /// A question about operations: their arguments have 8 KiB, which JSON may escape.
 pub(crate) const QUESTION_BYTES: usize = 64 * 1024;
 
+/// A line of a recorder's: two numbers.
+pub(crate) const RECORDER_LINE: u64 = 256;
+
 /// The time for a question, which follows the stream's header at once.
 pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(10);
 

@@ -14,7 +14,7 @@ use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::recover::Recover;
-use crate::{audit, budgets, proxies};
+use crate::{audit, budgets, proxies, recordings};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out. `underpass` changes its directory
@@ -159,6 +159,8 @@ pub(crate) struct Serve {
     pub(crate) proxies: proxies::Options,
     #[command(flatten)]
     pub(crate) audit: audit::Options,
+    #[command(flatten)]
+    pub(crate) recordings: recordings::Options,
     #[command(flatten)]
     pub(crate) budgets: budgets::Options,
     #[command(flatten)]

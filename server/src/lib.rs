@@ -23,6 +23,7 @@ mod pki;
 mod proxies;
 mod questions;
 mod readiness;
+mod recordings;
 mod recover;
 mod registrations;
 mod router;
@@ -42,6 +43,7 @@ mod tls_files;
 mod tunnel;
 mod vanished;
 
+pub use self::recordings::{Record, RecordingsConfig};
 pub use self::server::{Server, ServerConfig, StartError};
 pub use self::supervise::Ended;
 pub use self::tls_files::TlsFiles;

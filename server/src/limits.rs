@@ -383,3 +383,37 @@ pub(crate) const SHELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long it is: no policy lets a shell without a viewer live longer by default than 15 min, or an idle one than an hour.
 pub(crate) const SHELL_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often it is looked whether recordings that could not be written can be.
+pub(crate) const RECORDING_AGAIN: Duration = Duration::from_secs(5);
+
+/// After how many of these looks recordings are removed that were kept for long enough: once a minute.
+pub(crate) const RECORDINGS_PRUNE: u32 = 12;
+
+/// Bytes that the disk has to take before a recording begins: one event, escaped.
+pub(crate) const RECORDING_PROBE: usize = 64 * 1024;
+
+/// Bytes of all recordings that are kept free for the next write of one: [`RECORDING_BATCH`] and a line of the agent's, escaped.
+pub(crate) const RECORDING_ROOM: u64 = 1024 * 1024;
+
+/// Output that is written at once, and events: what an agent sends at once.
+pub(crate) const RECORDING_BATCH: usize = 64 * 1024;
+
+/// See [`RECORDING_BATCH`].
+pub(crate) const RECORDING_EVENTS: usize = 256;
+
+/// How long the last bytes of a recording wait for the end of a character, and for the disk: a machine that loses power loses no more.
+pub(crate) const RECORDING_SETTLE: Duration = Duration::from_secs(1);
+
+/// How long the audit event of a shell's end waits for the end of its recording, which comes with the same message of the agent's.
+pub(crate) const RECORDING_END: Duration = Duration::from_secs(60);
+
+/// Recordings of one list: some hundred bytes each.
+pub(crate) const RECORDING_LIST: usize = 1000;
+
+/// Bytes of recordings that are read for one list, to find out whether they are as they were: a second of a slow disk. Those that were
+/// looked at before cost nothing.
+pub(crate) const RECORDINGS_HASHED: u64 = 256 * 1024 * 1024;
+
+/// A piece of a recording that is sent to a client.
+pub(crate) const RECORDING_PIECE: usize = 64 * 1024;

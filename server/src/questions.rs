@@ -118,6 +118,23 @@ impl<T: DeserializeOwned> Answer<T> {
         }
     }
 
+    /// Tells the agent something while it answers: a line.
+    ///
+    /// # Errors
+    /// The agent is gone.
+    ///
+    /// # Cancel safety
+    /// A part of the line may have been written.
+    pub(crate) async fn tell(&mut self, words: &impl Serialize) -> Result<(), AskError> {
+        let mut line = serde_json::to_vec(words).map_err(|_| AskError::Unreadable)?;
+        line.push(b'\n');
+        let telling = async {
+            self.stream.write_all(&line).await?;
+            self.stream.flush().await
+        };
+        telling.await.map_err(AskError::Unasked)
+    }
+
     /// Gives the answer up, and tells the agent why.
     pub(crate) fn reset(self, code: ResetCode) {
         self.stream.reset(code);

@@ -7,12 +7,15 @@ use thiserror::Error;
 use underpass_audit::AuditLog;
 use underpass_directory::Directory;
 
+use crate::recordings::Recordings;
+
 /// The server's readiness. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     serving: Arc<AtomicBool>,
     directory: Arc<Directory>,
     audit: AuditLog,
+    recordings: Recordings,
 }
 
 /// Why a load balancer shall send nobody here. Anybody may read it: it names no file.
@@ -26,15 +29,18 @@ pub(crate) enum Unready {
     AuditLog,
     #[error("the directory cannot be written, and changes are refused: see the server's log")]
     Directory,
+    #[error("shells have to be recorded and cannot be, and are refused: see the server's log")]
+    Recordings,
 }
 
 impl Readiness {
     /// Of a server that does not serve yet.
-    pub(crate) fn new(directory: Arc<Directory>, audit: AuditLog) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, audit: AuditLog, recordings: Recordings) -> Self {
         Self {
             serving: Arc::default(),
             directory,
             audit,
+            recordings,
         }
     }
 
@@ -57,12 +63,16 @@ impl Readiness {
         if !self.directory.is_writable() {
             return Err(Unready::Directory);
         }
+        if !self.recordings.are_writable() {
+            return Err(Unready::Recordings);
+        }
         Ok(())
     }
 
     /// Sets the gauges.
     pub(crate) fn record(&self) {
         self.audit.record();
+        self.recordings.record();
         let writable = if self.directory.is_writable() {
             1.0
         } else {
@@ -140,7 +150,11 @@ mod tests {
         let backend = Backend::start("file", Box::new(disk.clone()), config);
         let audit = AuditLog::new(Policy::everything(), vec![backend]);
         let store = Arc::new(MemoryStore::default());
-        let readiness = Readiness::new(Directory::open(store).await.unwrap(), audit);
+        let readiness = Readiness::new(
+            Directory::open(store).await.unwrap(),
+            audit,
+            Recordings::default(),
+        );
         readiness.serve(true);
         readiness
     }
@@ -196,7 +210,11 @@ mod tests {
         let disk = Disk::default();
         let directory = Directory::open(Arc::new(disk.clone())).await.unwrap();
         let keeping = tokio::spawn(Arc::clone(&directory).keep_store());
-        let readiness = Readiness::new(Arc::clone(&directory), AuditLog::default());
+        let readiness = Readiness::new(
+            Arc::clone(&directory),
+            AuditLog::default(),
+            Recordings::default(),
+        );
         readiness.serve(true);
         assert_eq!(readiness.check(), Ok(()));
         disk.fill(true);

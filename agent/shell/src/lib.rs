@@ -53,6 +53,7 @@ mod processes;
 mod protection;
 mod pty;
 mod record;
+mod recorder;
 mod ring;
 mod screen;
 mod shared;
@@ -69,12 +70,13 @@ use std::sync::Arc;
 
 use underpass_agent_policy::ShellRule;
 
-pub use self::audience::Writes;
+pub use self::audience::{RecordedPlace, Recording, Writes};
 pub use self::error::{AttachError, InputError, OpenError, UnknownShell};
 pub use self::given::{Given, HomeFile};
 pub use self::helper::Helper;
 pub use self::protection::Lack;
 pub use self::record::{BadShellId, Cause, End, Exit, Owner, ShellId, ShellRecord};
+pub use self::recorder::{Acks, Recorder, RecorderEvent};
 pub use self::size::Size;
 pub use self::viewer::{Event, Input, Viewer};
 
@@ -200,7 +202,43 @@ impl Shells {
         terminal: Terminal,
         given: Given,
     ) -> Result<ShellRecord, OpenError> {
-        self.0.open(rule, owner, terminal, given).await
+        self.open_recorded(rule, owner, terminal, given, None).await
+    }
+
+    /// Opens a shell, as [`open_with`](Self::open_with) does, that is recorded from its beginning. See [`record`](Self::record).
+    ///
+    /// # Errors
+    /// There is no new shell, for this reason.
+    ///
+    /// # Cancel safety
+    /// As [`open`](Self::open).
+    pub async fn open_recorded(
+        &self,
+        rule: &Arc<ShellRule>,
+        owner: Owner,
+        terminal: Terminal,
+        given: Given,
+        recording: Option<Recording>,
+    ) -> Result<ShellRecord, OpenError> {
+        let recording = recording.map(|recording| Recording {
+            wait: recording.wait.min(limits::RECORDER_WAIT_MOST),
+            ..recording
+        });
+        self.0.open(rule, owner, terminal, given, recording).await
+    }
+
+    /// Attaches the recorder of a shell, which has written down what comes before a place, and takes the place of another one. It goes on
+    /// at that place, or at the first one behind it that is kept; a shell whose recording is required ends where that is another one.
+    ///
+    /// # Errors
+    /// The owner has no such shell.
+    pub fn record(
+        &self,
+        id: &ShellId,
+        owner: &Owner,
+        had: RecordedPlace,
+    ) -> Result<Recorder, UnknownShell> {
+        self.0.record(id, owner, had)
     }
 
     /// Attaches a viewer to a shell, also to one that has ended a short while ago.

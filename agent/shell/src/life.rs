@@ -70,7 +70,7 @@ async fn room(shell: &Shell) -> usize {
             () = shell.took.notified() => {}
             () = until(patience) => {
                 shell.audience().dismiss(Instant::now());
-                tracing::info!(id = %shell.id, "a viewer of a shell takes nothing, and is detached");
+                tracing::info!(id = %shell.id, "a viewer or the recorder of a shell takes nothing, and is detached");
                 shell.left.notify_one();
                 shell.heard.notify_waiters();
             }
@@ -140,11 +140,21 @@ async fn end(shell: &Shell, mut process: Process) -> End {
 /// Waits until it has been without input and output, or without viewers, for as long as its rule allows.
 async fn expired(shell: &Shell) -> Cause {
     loop {
-        let (active, detached) = {
+        let (active, detached, recorded, is_recorded) = {
             let audience = shell.audience();
-            (audience.active(), audience.detached())
+            let recorded = audience.recording_deadline();
+            let is_recorded = audience.recording().is_some_and(|how| how.required);
+            (
+                audience.active(),
+                audience.detached(),
+                recorded,
+                is_recorded,
+            )
         };
         let now = Instant::now();
+        if recorded.is_some_and(|recorded| recorded <= now) {
+            return Cause::Unrecorded;
+        }
         let idle = active + shell.rule.idle_limit();
         let detached = detached.map(|since| since + shell.rule.detached_lifetime());
         if detached.is_some_and(|detached| detached <= now) {
@@ -153,8 +163,11 @@ async fn expired(shell: &Shell) -> Cause {
         if idle <= now {
             return Cause::Idle;
         }
+        let next = detached.map_or(idle, |detached| detached.min(idle));
+        // It may begin to wait for its recorder at any time.
+        let look = is_recorded.then(|| now + limits::RECORDER_LOOK);
         tokio::select! {
-            () = sleep_until(detached.map_or(idle, |detached| detached.min(idle))) => {}
+            () = sleep_until(look.map_or(next, |look| look.min(next))) => {}
             () = shell.left.notified() => {}
         }
     }

@@ -25,6 +25,21 @@ pub const VIEWERS: usize = 16;
 /// Changes of the size that viewers have yet to hear of. Later ones take the place of the newest.
 pub const SIZES: usize = 256;
 
+/// Times of output that are kept for a recorder, each for what came within [`MARK_STEP`]: while it is away, fewer of them are kept for longer.
+pub const MARKS: usize = 4096;
+
+/// The exactness of the times in a recording. An eye sees no less than some ten milliseconds.
+pub const MARK_STEP: Duration = Duration::from_millis(5);
+
+/// Input that is kept for a recorder. Where its recording is required, more input waits.
+pub const INPUT_BYTES: usize = 64 * 1024;
+
+/// How long a shell waits at the most for a recording that is required.
+pub const RECORDER_WAIT_MOST: Duration = Duration::from_secs(60 * 60);
+
+/// How often it is looked whether a shell has waited for too long.
+pub const RECORDER_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a viewer may keep the program waiting without taking a byte. The tunnel's sessions resume for as long by default, so that
 /// a path that comes back in time costs the viewer nothing.
 pub const STALLED: Duration = Duration::from_secs(60);

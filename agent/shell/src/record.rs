@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use underpass_agent_policy::{Protection, ShellKind};
 pub use underpass_core::{BadShellId, ShellId};
 
+use crate::audience::Recording;
 use crate::protection::Lack;
 use crate::size::Size;
 
@@ -55,6 +56,8 @@ pub enum Cause {
     Detached,
     /// The agent stops.
     Stopping,
+    /// Its recording, which is required, did not go on for too long.
+    Unrecorded,
 }
 
 impl fmt::Display for Cause {
@@ -66,6 +69,7 @@ impl fmt::Display for Cause {
             Self::Idle => "it was idle for too long",
             Self::Detached => "no viewer attached to it for too long",
             Self::Stopping => "the agent stopped",
+            Self::Unrecorded => "its recording, which is required, did not go on",
         })
     }
 }
@@ -102,6 +106,8 @@ pub struct ShellRecord {
     pub lacks: Vec<Lack>,
     /// The uid of its own, where its kind has one.
     pub uid: Option<u32>,
+    /// How it is recorded, where it is.
+    pub recording: Option<Recording>,
     /// `None` while it runs.
     pub end: Option<End>,
 }

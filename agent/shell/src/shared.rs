@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio_util::task::TaskTracker;
 use underpass_agent_policy::{Protection, ShellRule};
 
+use crate::audience::{RecordedPlace, Recording};
 use crate::base::Base;
 use crate::error::{AttachError, OpenError, UnknownShell};
 use crate::given::Given;
 use crate::hold::{SharedStores, Stores};
 use crate::protection::Lack;
 use crate::record::{Cause, Owner, ShellId, ShellRecord};
+use crate::recorder::Recorder;
 use crate::shell::{Guarded, Shell, lock};
 use crate::start::Order;
 use crate::viewer::Viewer;
@@ -57,12 +59,26 @@ impl Shared {
     pub(crate) fn find(&self, id: &ShellId, owner: &Owner) -> Result<Arc<Shell>, UnknownShell> {
         let found = self.table().by_id.get(id).cloned();
         found
-            .filter(|shell| shell.owner == *owner)
+            .filter(|shell| shell.owner == *owner && !shell.is_hidden())
             .ok_or(UnknownShell)
     }
 
+    /// A recorder of a shell, also of one that has ended with the permission for it: what is not recorded yet is recorded.
+    pub(crate) fn record(
+        &self,
+        id: &ShellId,
+        owner: &Owner,
+        had: RecordedPlace,
+    ) -> Result<Recorder, UnknownShell> {
+        let found = self.table().by_id.get(id).cloned();
+        let shell = found.filter(|shell| shell.owner == *owner);
+        Ok(Recorder::new(shell.ok_or(UnknownShell)?, had))
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Shell>> {
-        self.table().by_id.values().cloned().collect()
+        let table = self.table();
+        let all = table.by_id.values().filter(|shell| !shell.is_hidden());
+        all.cloned().collect()
     }
 
     pub(crate) async fn open(
@@ -71,11 +87,12 @@ impl Shared {
         owner: Owner,
         terminal: Terminal,
         given: Given,
+        recording: Option<Recording>,
     ) -> Result<ShellRecord, OpenError> {
         check_term(&terminal.term)?;
         given.check(rule.wants(Protection::Uid))?;
         let (master, slave) = pty::open(terminal.size).map_err(OpenError::NoTerminal)?;
-        let shell = Shell::new(rule, owner, terminal.size, master);
+        let shell = Shell::new(rule, owner, terminal.size, recording, master);
         self.enter(&shell)?;
         let shared = Arc::clone(self);
         let starting = self.tasks.spawn(async move {
@@ -185,8 +202,7 @@ impl Shared {
             target: "underpass::audit", %id, kind = %shell.rule.kind(), user = shell.owner.user, output,
             exit = ?end.exit, cause = %end.cause, "a shell ended"
         );
-        if end.cause == Cause::Revoked {
-            // Its user's name may be another user's next, who must not see its screen.
+        if end.cause == Cause::Revoked && !shell.audience().is_unrecorded() {
             self.table().forget(&id);
             return;
         }

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use underpass_agent_policy::ShellRule;
 
-use crate::audience::{Audience, Next, Place, ViewerId, Writes};
+use crate::audience::{
+    Audience, Next, Place, RecordedPlace, RecorderId, Recording, ViewerId, Writes,
+};
 use crate::error::{AttachError, InputError};
 use crate::protection::Lack;
 use crate::pty::Master;
@@ -77,6 +79,7 @@ impl Shell {
         rule: &Arc<ShellRule>,
         owner: Owner,
         size: Size,
+        recording: Option<Recording>,
         master: Master,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -86,7 +89,7 @@ impl Shell {
             created: OffsetDateTime::now_utc(),
             guarded: OnceLock::new(),
             terminal: Mutex::new(Some(Arc::new(master))),
-            audience: Mutex::new(Audience::new(size, Instant::now())),
+            audience: Mutex::new(Audience::new(size, recording, Instant::now())),
             screen: Mutex::new(Screen::new(size)),
             heard: Notify::new(),
             took: Notify::new(),
@@ -120,6 +123,7 @@ impl Shell {
             missing: lacks.iter().map(|lack| lack.protection).collect(),
             lacks,
             uid,
+            recording: audience.recording(),
             end: audience.end(),
         }
     }
@@ -127,6 +131,41 @@ impl Shell {
     pub(crate) fn note_guarded(&self, guarded: Guarded) {
         // It starts once.
         let _ = self.guarded.set(guarded);
+    }
+
+    /// Has it ended with the permission for it? Its user's name may be another user's by then, who must not see its screen.
+    pub(crate) fn is_hidden(&self) -> bool {
+        let end = self.audience().end();
+        end.is_some_and(|end| end.cause == Cause::Revoked)
+    }
+
+    /// Lets a recorder in that has written so much down.
+    pub(crate) fn record_from(&self, had: RecordedPlace) -> (RecorderId, RecordedPlace, Duration) {
+        let mut audience = self.audience();
+        let (id, at) = audience.attach_recorder(had, Instant::now());
+        let is_required = audience.recording().is_some_and(|how| how.required);
+        let age = audience.age(Instant::now());
+        drop(audience);
+        // The one before is told.
+        self.heard.notify_waiters();
+        self.took.notify_one();
+        if is_required && at != had {
+            self.ask_end(Cause::Unrecorded);
+        }
+        (id, at, age)
+    }
+
+    pub(crate) fn leave_unrecorded(&self, recorder: RecorderId) {
+        self.audience().detach_recorder(recorder);
+        self.took.notify_one();
+    }
+
+    /// A recorder has written everything before this place down.
+    pub(crate) fn ack(&self, recorder: RecorderId, had: RecordedPlace) {
+        self.audience().ack(recorder, had, Instant::now());
+        self.took.notify_one();
+        // Input may wait for room.
+        self.heard.notify_waiters();
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -174,7 +213,7 @@ impl Shell {
 
     /// It has ended, and all of its output is there.
     pub(crate) fn finish(&self, end: End) {
-        self.audience().finish(end);
+        self.audience().finish(end, Instant::now());
         *lock(&self.terminal) = None;
         self.heard.notify_waiters();
     }
@@ -276,7 +315,7 @@ impl Shell {
     /// Gives the terminal another size.
     fn resize(&self, size: Size) {
         let mut audience = self.audience();
-        audience.resize(size);
+        audience.resize(size, Instant::now());
         let resized = lock(&self.terminal)
             .as_ref()
             .map(|master| master.resize(size));

@@ -168,14 +168,27 @@ impl Input {
         loop {
             let mut heard = std::pin::pin!(shell.heard.notified());
             heard.as_mut().enable();
-            {
+            let room = {
                 let mut audience = shell.audience();
                 audience.check_writer(*viewer)?;
                 audience.touch(Instant::now());
+                audience.input_room()
+            };
+            if room == 0 {
+                // A recording that is required has to take what was typed before.
+                heard.await;
+                continue;
             }
             let terminal = shell.terminal().ok_or(InputError::Ended)?;
+            let bytes = bytes.get(..room).unwrap_or(bytes);
             tokio::select! {
-                written = terminal.write(bytes) => return written.map_err(InputError::Terminal),
+                written = terminal.write(bytes) => {
+                    let written = written.map_err(InputError::Terminal)?;
+                    let typed = bytes.get(..written).unwrap_or(bytes);
+                    shell.audience().note_input(typed, Instant::now());
+                    shell.heard.notify_waiters();
+                    return Ok(written);
+                }
                 // Another viewer may have taken over meanwhile.
                 () = heard => {}
             }

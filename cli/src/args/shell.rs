@@ -1,5 +1,8 @@
 //! The command line of shells.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use underpass_core::{ClusterName, NodeName, ShellId, ShellKind};
 
@@ -9,6 +12,8 @@ Examples:
   underpass shell edge --node worker-1      a shell at that node's agent
   underpass shell list edge
   underpass shell edge --attach ID
+  underpass shell recordings edge
+  underpass shell play edge ID --max-wait 1s
 
 At the beginning of a line, Enter ~ leads to: ~. detaches and the shell goes on, ~t takes the keyboard over from another viewer, \
 ~? shows these keys, and ~~ types a ~. The shell outlives this program: it ends with its program, when it is idle or detached for \
@@ -60,6 +65,17 @@ pub(crate) enum ShellCommand {
         #[command(flatten)]
         at: At,
     },
+    /// List the recordings of a cluster's shells: yours, and with the role admin everybody's. CHANGED in the last column says that
+    /// a recording's file is not as it was when it was finished
+    Recordings {
+        /// Name of the cluster
+        cluster: ClusterName,
+        /// Remove this recording, in place of listing them
+        #[arg(long, value_name = "ID")]
+        remove: Option<ShellId>,
+    },
+    /// Play the recording of a shell in this terminal. Ctrl-C and q end it
+    Play(Play),
     /// End a shell, with all of its processes
     End {
         /// Name of the cluster
@@ -69,4 +85,27 @@ pub(crate) enum ShellCommand {
         #[command(flatten)]
         at: At,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Play {
+    /// Name of the cluster
+    pub(crate) cluster: ClusterName,
+    /// Id of the shell, which `underpass shell recordings` shows
+    pub(crate) id: ShellId,
+    /// Play so many times as fast
+    #[arg(long, value_name = "N", default_value = "1", value_parser = speed)]
+    pub(crate) speed: f64,
+    /// Wait no longer than this between two events
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) max_wait: Option<Duration>,
+    /// Write the recording to this file, as asciicast v2, in place of playing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse().ok();
+    let speed = speed.filter(|speed| (0.01..=1000.0).contains(speed));
+    speed.ok_or_else(|| "a speed is a number from 0.01 to 1000".to_owned())
 }

@@ -3,6 +3,8 @@
 mod attach;
 mod escape;
 mod keyboard;
+mod play;
+mod recordings;
 
 use anyhow::{Context, Result, bail};
 use underpass_api::client::Match;
@@ -19,6 +21,11 @@ use crate::args::{At, Shell, ShellCommand, Which};
 pub(crate) async fn run(which: &Which, options: Shell) -> Result<()> {
     match options.command {
         Some(ShellCommand::List { cluster, at }) => show(which, &cluster, &at).await,
+        Some(ShellCommand::Recordings { cluster, remove }) => match remove {
+            Some(id) => recordings::remove(which, &cluster, &id).await,
+            None => recordings::list(which, &cluster).await,
+        },
+        Some(ShellCommand::Play(play)) => play::run(which, &play).await,
         Some(ShellCommand::End { cluster, id, at }) => {
             let path = format!("{}/{id}", path(&cluster, &at));
             let client = which.client().await?;

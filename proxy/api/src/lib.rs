@@ -7,6 +7,7 @@
 
 mod access;
 mod agents;
+mod asciicast;
 mod bindings;
 #[cfg(feature = "client")]
 pub mod client;
@@ -20,6 +21,7 @@ mod object;
 mod operations;
 mod passwords;
 mod problem;
+mod recordings;
 mod registration;
 mod rotation;
 mod server;
@@ -31,6 +33,7 @@ mod users;
 pub use self::{
     access::{AccessGiven, AccessRequest},
     agents::{AgentMade, AgentRequest, AgentView},
+    asciicast::{BadCast, CastData, CastEvent, CastHeader, CastNote, CastReader},
     bindings::{BindingSpec, BindingStatus},
     clusters::{ClusterSpec, ClusterStatus, ServingAgent},
     direct::{CredentialSpec, CredentialStatus, DirectSpec, Reachability, Secret},
@@ -49,6 +52,10 @@ pub use self::{
     },
     passwords::NewPassword,
     problem::{About, Problem},
+    recordings::{
+        RecordingEvent, RecordingList, RecordingPlace, RecordingState, RecordingView,
+        ShellRecording,
+    },
     registration::{
         CREDENTIALS_TARGET, OfferedCredential, REGISTRATION_LINE, RegistrationAnswer,
         RegistrationRefusal, RegistrationRequest, RegistrationStatus,

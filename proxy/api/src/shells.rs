@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::{Permission, ShellId, ShellKind};
 
+use crate::{RecordingPlace, ShellRecording};
+
 /// The subprotocol of existing terminal front ends (KEP-4006): binary messages, whose first byte is a channel.
 pub const CHANNEL_PROTOCOL: &str = "v5.channel.k8s.io";
 
@@ -115,6 +117,9 @@ pub struct ShellView {
     /// Protections that it lacks, as its agent's policy allows, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// How it is recorded, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<ShellRecording>,
     /// Its end, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<ShellEnd>,
@@ -183,6 +188,17 @@ pub enum ShellQuestion {
         /// What a shell of the kind `kubectl` may ask the API server for, as its caller: what the server would let the caller ask.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         api: Vec<Permission>,
+        /// How it is recorded from its beginning, where it is: the recorder asks by [`ShellQuestion::Record`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recording: Option<ShellRecording>,
+    },
+    /// Send what a shell's program writes, from a place on, as [`RecordingEvent`](crate::RecordingEvent)s. The recorder says on the same stream
+    /// how far it has written them down: each a line with a [`RecordingPlace`].
+    Record {
+        /// The shell.
+        id: ShellId,
+        /// The place.
+        had: RecordingPlace,
     },
     /// Keep the stream open for as long as a shell lives, as behind the answer to [`ShellQuestion::Open`].
     Keep {
@@ -392,6 +408,9 @@ mod tests {
             r#"{"list":{}}"#.to_owned(),
             format!(r#"{{"keep":{{"id":"{id}"}}}}"#),
             format!(r#"{{"keep":{{"id":"{id}","api":["read","services"]}}}}"#),
+            r#"{"open":{"shell":{"kind":"node","columns":80,"rows":24,"term":"vt100"},"recording":{"required":true,"input":false,"waitSeconds":60}}}"#
+                .to_owned(),
+            format!(r#"{{"record":{{"id":"{id}","had":{{"output":5,"input":0}}}}}}"#),
             format!(r#"{{"read":{{"id":"{id}"}}}}"#),
             format!(r#"{{"end":{{"id":"{id}"}}}}"#),
         ] {
@@ -408,7 +427,15 @@ mod tests {
         };
         let (shell, api) = (usual, Vec::new());
         // Of a server that does not say what its caller may.
-        assert_eq!(open, ShellQuestion::Open { shell, api });
+        let recording = None;
+        assert_eq!(
+            open,
+            ShellQuestion::Open {
+                shell,
+                api,
+                recording,
+            }
+        );
         for text in [
             r#"{"open":{"shell":{"api":["read"]}}}"#,
             r#"{"open":{"shell":{},"api":["root"]}}"#,

@@ -22,7 +22,7 @@ pub use self::{
     cut::cut,
     event::{Event, Stage, User},
     log::{AuditLog, EventKind, Stuck, Told},
-    own::{OwnCall, OwnCaller},
+    own::{OwnCall, OwnCaller, RECORDED_USER},
     policy::{Call, Level, Policy, PolicyError},
     webhook::{Webhook, WebhookError},
 };

@@ -43,6 +43,9 @@ pub enum OwnCaller<'a> {
     Claimed(&'a str),
 }
 
+/// The annotation with the user whose shell a recording shows. A read that has it is written in any case.
+pub const RECORDED_USER: &str = "underpass.dev/recorded-user";
+
 impl OwnCall<'_> {
     /// The caller's name.
     pub fn user(&self) -> &str {
@@ -54,6 +57,11 @@ impl OwnCall<'_> {
 }
 
 impl OwnCall<'_> {
+    /// Is something of another user's shown to the caller?
+    fn shows_another_user(&self) -> bool {
+        self.details.iter().any(|(key, _)| key == RECORDED_USER)
+    }
+
     /// Nothing was done. A request that took too long (408) may have changed something.
     fn was_refused(&self) -> bool {
         match self.code {
@@ -98,7 +106,9 @@ impl AuditLog {
                 EventKind::Refused { name, authority }
             }
             OwnCaller::Known(_) => EventKind::Done,
-            OwnCaller::Identity(_) if call.method.is_safe() => EventKind::Read { name, authority },
+            OwnCaller::Identity(_) if call.method.is_safe() && !call.shows_another_user() => {
+                EventKind::Read { name, authority }
+            }
             OwnCaller::Identity(_) => EventKind::Done,
         })?;
         self.write(told, Stage::ResponseComplete, about, |level| {

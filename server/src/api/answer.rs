@@ -19,6 +19,10 @@ use underpass_core::{Body, BoxError};
 use super::share::Seat;
 use crate::limits;
 
+/// Marks an answer whose body is read as it is sent, and gives up where its client takes nothing for [`limits::API_ANSWER_TIME`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed;
+
 /// The body of an answer that takes a place.
 struct Answer {
     sending: Sending,
@@ -88,7 +92,15 @@ struct Unread;
 /// bound. A reader in this process takes each piece before it asks for the next one.
 pub(super) async fn hold(response: Response<Body>, place: Option<Seat>) -> Response<Body> {
     let (head, body) = response.into_parts();
-    // It is in memory already: no handler streams.
+    if head.extensions.get::<Streamed>().is_some() {
+        // It sees to its own time, and has little in memory.
+        let body = body.map_frame(move |frame| {
+            let _kept = &place;
+            frame
+        });
+        return Response::from_parts(head, body.boxed_unsync());
+    }
+    // It is in memory already: no other handler streams.
     let bytes = match body.collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) => {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use underpass_api::TokenView;
+use underpass_audit::RECORDED_USER;
 use underpass_core::Through;
 
 use super::problem::Problem;
@@ -99,6 +100,11 @@ impl Did {
             Some(reason) => self.and("underpass.dev/change", format!("refused: {reason}")),
             None => self,
         }
+    }
+
+    /// Whose shell a recording shows, where it is another user's. The log has each such event.
+    pub(super) fn recorded_user(self, user: &str) -> Self {
+        self.and(RECORDED_USER, user.to_owned())
     }
 
     /// The object is gone.

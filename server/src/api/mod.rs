@@ -24,11 +24,13 @@ mod login;
 mod myself;
 mod nodes;
 mod openapi;
+mod opening;
 mod operations;
 mod output_page;
 mod page;
 mod passwords;
 mod problem;
+mod recordings;
 mod registration;
 mod requester;
 mod resource;
@@ -265,6 +267,7 @@ impl Api {
             .merge(nodes::routes())
             .merge(operations::routes())
             .merge(shells::routes())
+            .merge(recordings::routes())
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())

@@ -21,8 +21,8 @@ use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, KeyRotated, LoginRequest, LoginWays, Myself,
     NewPassword, NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem,
-    Reachability, RegistrationStatus, SERVER, SESSIONS, ServerInfo, SessionMade, SessionRequest,
-    ShellList, ShellRequest, ShellView, TokenMade, TokenRequest, TokenView,
+    Reachability, RecordingList, RegistrationStatus, SERVER, SESSIONS, ServerInfo, SessionMade,
+    SessionRequest, ShellList, ShellRequest, ShellView, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -46,6 +46,7 @@ pub(super) struct Described {
     is_list: bool,
     takes: Option<RefOr<Schema>>,
     gives: Option<(&'static str, RefOr<Schema>)>,
+    gives_type: &'static str,
     may_conflict: bool,
 }
 
@@ -140,6 +141,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     joins(&mut all, schemas);
     nodes(&mut all, schemas);
     shells(&mut all, schemas);
+    recordings(&mut all, schemas);
 
     let token = schemas.of::<TokenView>();
     let list = schemas.list(token.clone(), "TokenList");
@@ -274,6 +276,23 @@ fn shells(all: &mut Vec<Described>, schemas: &mut Schemas) {
     }
 }
 
+/// Recordings of shells.
+fn recordings(all: &mut Vec<Described>, schemas: &mut Schemas) {
+    let (many, one) = (
+        "/v1/clusters/{name}/recordings",
+        "/v1/clusters/{name}/recordings/{id}",
+    );
+    let list = schemas.of::<RecordingList>();
+    let about = "The newest recordings of shells, a thousand at the most: administrators of the cluster, all; others, with the role shell, those of their own shells";
+    all.push(Described::read(many, about, list));
+    let about = "A recording as asciicast v2, as far as it is written. The header Underpass-Recording-Sha256 has the hash of one that is finished";
+    let mut recording = Described::read(one, about, text().into());
+    recording.gives_type = "application/x-asciicast";
+    all.push(recording);
+    let about = "Removes a recording that is finished; administrators of the cluster";
+    all.push(Described::remove(one, about));
+}
+
 fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {
     use underpass_directory::Object;
 
@@ -335,6 +354,7 @@ impl Described {
             is_list: false,
             takes: None,
             gives: Some(("200", gives)),
+            gives_type: "application/json",
             may_conflict: false,
         }
     }
@@ -413,7 +433,7 @@ impl Described {
                 let content = ContentBuilder::new().schema(Some(schema.clone())).build();
                 let response = ResponseBuilder::new()
                     .description("Done")
-                    .content("application/json", content);
+                    .content(self.gives_type, content);
                 operation.response(*code, response.build())
             }
             None => operation.response("204", ResponseBuilder::new().description("Done").build()),

@@ -49,6 +49,11 @@ impl Problem {
         self.0.is(StatusCode::NOT_FOUND)
     }
 
+    /// Is it not allowed?
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.0.is(StatusCode::FORBIDDEN)
+    }
+
     /// Does it ask to come again later?
     pub(super) fn is_for_later(&self) -> bool {
         self.0.retry_after_seconds.is_some()

@@ -20,10 +20,12 @@ use underpass_core::{
 use underpass_tunnel::chain;
 
 use super::nodes::{Permit, Wanted, find, permit};
+use super::opening::Opening;
 use super::problem::Problem;
 use super::{Did, Requester, State, body, problem};
 use crate::limits;
-use crate::shells::{Agents, Keeping, ShellError};
+use crate::recordings::Facts;
+use crate::shells::{Agents, Keeping, Opened, ShellError};
 
 const KIND: &str = "shell";
 
@@ -217,17 +219,29 @@ async fn open(
         let detail = "a shell is opened as the caller, and as nobody else: leave the Impersonate headers out";
         return Err(Problem::invalid(detail));
     }
-    let shell: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
-    let asking = Asking::new(&state, &requester, &names, shell.kind).await?;
+    let wanted: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
+    let asking = Asking::new(&state, &requester, &names, wanted.kind).await?;
     let asking = asking.with_api(&state, &requester).await?;
+    let keepers = state.sessions.keepers();
+    let opening = Opening {
+        agents: &asking.agents,
+        kind: asking.kind,
+        identity: &asking.identity,
+        api: &asking.api,
+        recordings: keepers.recordings(),
+    };
+    // First: nothing is opened that has to be recorded and cannot be.
+    opening.check().await?;
     asking.begin(&state, &requester)?;
-    let api = asking.api.clone();
-    let question = ShellQuestion::Open { shell, api };
-    let opening = asking.agents.open(asking.kind, &asking.identity, &question);
-    let opened = match opening.await {
+    let about = |opened: &Opened, recording| {
+        let (identity, agent) = (&asking.permit.identity, &opened.agent);
+        let recorded = (&opened.view, recording);
+        let cluster = &asking.permit.cluster;
+        Facts::new(cluster, recorded, identity, &asking.place, agent)
+    };
+    let (opened, recorded) = match opening.open(wanted, about, &state.sessions).await {
         Ok(opened) => opened,
-        Err(error) => {
-            let problem = Problem::from(error);
+        Err(problem) => {
             let did = Did::to(KIND, "").subject(&asking.place);
             return Ok(did.refused(&problem).with(problem.into_response()));
         }
@@ -237,11 +251,9 @@ async fn open(
     if !view.missing.is_empty() {
         grant.push_str(&format!(", without {}", view.missing.join(", ")));
     }
+    grant.push_str(&recorded);
     let did = asking.did(&view.id).grant(grant);
-    state
-        .sessions
-        .keepers()
-        .keep(opened, asking.into_keeping(&state));
+    keepers.keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
 }
 

@@ -97,6 +97,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
         resume_window: options.resume_window,
         user_resume_window: options.user_resume_window,
         budgets: options.budgets.config()?,
+        recordings: options.recordings.config(),
         quic: options.quic.config()?,
         recorder: Some(record_metrics()?),
         metrics: options.metrics,

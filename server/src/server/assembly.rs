@@ -12,11 +12,12 @@ use underpass_gateway::{AccessReviews, Budgets, Front, FrontConfig, NoServiceRoo
 use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow};
 
 use super::ServerConfig;
-use crate::api::{Api, Logins};
+use crate::api::{Api, Logins, Sessions};
 use crate::authentication::{Authentication, Fingerprints, Surroundings};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::recordings::Recordings;
 use crate::registrations::Registrations;
 use crate::router::Ways;
 use crate::service_roots::RootsFolder;
@@ -31,6 +32,7 @@ pub(super) struct Given {
     pub(super) strangers: Strangers,
     pub(super) info: ServerInfo,
     pub(super) fingerprints: Fingerprints,
+    pub(super) recordings: Recordings,
 }
 
 /// The parts behind the listeners.
@@ -58,6 +60,7 @@ pub(super) fn assemble(
         strangers,
         info,
         fingerprints,
+        recordings,
     } = given;
     let registrations = Arc::new(Registrations::new(
         Arc::clone(&directory),
@@ -67,8 +70,13 @@ pub(super) fn assemble(
     ));
     let enforcing = Arc::clone(&registrations.clusters).enforce();
     tasks.start("enforces changes of registered credentials", enforcing);
-    let tunnel =
-        Tunnel::new(Arc::clone(&directory), config.audit.clone()).with_registrations(registrations);
+    let tunnel = Tunnel::new(Arc::clone(&directory), config.audit.clone())
+        .with_registrations(registrations)
+        .with_recordings(recordings.clone());
+    let sessions: Sessions = Arc::new(tunnel.clone());
+    recordings.resume(&sessions);
+    let keeping = recordings.clone().keep();
+    tasks.start("looks after recordings", keeping);
     watch_directory(&directory, &tunnel, &direct, tasks);
     let ways = Ways::new(&directory, &direct, &tunnel);
     let surroundings = Surroundings {
@@ -84,7 +92,7 @@ pub(super) fn assemble(
 
     let api = Api::new(
         Arc::clone(&directory),
-        Arc::new(tunnel.clone()),
+        sessions,
         direct,
         Arc::new(logins(&authentication)?),
         info,
@@ -96,7 +104,7 @@ pub(super) fn assemble(
         Arc::new(Keys(Arc::clone(&directory))),
     ));
     let (users, streams) = UserSessions::new(&acceptor, api.grants(), config.user_resume_window);
-    let readiness = Readiness::new(Arc::clone(&directory), config.audit.clone());
+    let readiness = Readiness::new(Arc::clone(&directory), config.audit.clone(), recordings);
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),

@@ -17,6 +17,7 @@ use underpass_https::Proxy;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
 
+use crate::recordings::RecordingsConfig;
 use crate::tls_files::TlsFiles;
 
 /// The settings of a server. [`ServerConfig::new`] has the defaults of `underpass-server serve`.
@@ -67,6 +68,8 @@ pub struct ServerConfig {
     pub audit: AuditLog,
     /// How much each user and each cluster may have in flight.
     pub budgets: BudgetConfig,
+    /// Whether shells are recorded, and for how long recordings are kept.
+    pub recordings: RecordingsConfig,
     /// How QUIC uses the machine.
     pub quic: QuicConfig,
     /// The recorder of this process's metrics; without it, the server shows none.
@@ -102,6 +105,7 @@ impl ServerConfig {
             user_resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),
+            recordings: RecordingsConfig::default(),
             quic: QuicConfig::default(),
             recorder: None,
             metrics: None,

@@ -20,6 +20,7 @@ use crate::first_administrator;
 use crate::listen::{self, Connections, Door, Sockets};
 use crate::pki::{Ca, ServerCertificate};
 use crate::proxies::TrustedProxies;
+use crate::recordings::Recordings;
 use crate::secrets;
 use crate::socket::Socket;
 use crate::supervise::Supervisor;
@@ -48,6 +49,12 @@ pub(super) async fn start(
     if let Some(options) = audit {
         config.audit = audit::open(options, &data, config.proxy.as_ref()).await?;
     }
+    let recordings = Recordings::open(
+        config.recordings.clone(),
+        |name| data.path(name),
+        config.audit.clone(),
+    );
+    let recordings = recordings.context("cannot use the folder of recordings")?;
     let sockets = Sockets::bind(
         config.listen,
         &certificate.tls()?,
@@ -71,6 +78,7 @@ pub(super) async fn start(
         strangers: strangers.clone(),
         info: info.clone(),
         fingerprints,
+        recordings,
     };
     let Parts {
         tunnel,

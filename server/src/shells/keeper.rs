@@ -16,10 +16,14 @@ use super::{Agents, Ended, Opened, ShellError};
 use crate::api::Sessions;
 use crate::limits;
 use crate::questions::AskError;
+use crate::recordings::{Ending, Finished, Key, Recordings};
 
-/// The shells whose ends are waited for here.
+/// The shells whose ends are waited for here, and their recordings.
 #[derive(Debug, Default)]
-pub(crate) struct Keepers(Mutex<HashSet<ShellId>>);
+pub(crate) struct Keepers {
+    kept: Mutex<HashSet<ShellId>>,
+    recordings: Recordings,
+}
 
 /// A shell's user, its place, and the permission for it.
 pub(crate) struct Keeping {
@@ -48,8 +52,20 @@ impl Drop for Kept {
 }
 
 impl Keepers {
+    /// Of shells that are recorded here.
+    pub(crate) fn with(recordings: Recordings) -> Self {
+        Self {
+            kept: Mutex::default(),
+            recordings,
+        }
+    }
+
+    pub(crate) fn recordings(&self) -> &Recordings {
+        &self.recordings
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashSet<ShellId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None` where it is kept already.
@@ -65,8 +81,9 @@ impl Keepers {
         let Some(kept) = self.take(&opened.view.id) else {
             return;
         };
+        let recording = self.recordings.ending(&keeping.key(&opened.view));
         tokio::spawn(async move {
-            keeping.until_ended(opened).await;
+            keeping.until_ended(opened, recording).await;
             drop(kept);
         });
     }
@@ -92,7 +109,11 @@ impl Keepers {
             let identity = keeping.identity.encode();
             let identity = identity.unwrap_or_else(|_| Bytes::new());
             match agents.open(kind, &identity, &question).await {
-                Ok(opened) => keeping.until_ended(opened).await,
+                Ok(opened) => {
+                    let recordings = &kept.keepers.recordings;
+                    let recording = recordings.ending(&keeping.key(&opened.view));
+                    keeping.until_ended(opened, recording).await;
+                }
                 // Its viewers end with their permission all the same, and it by itself some time later.
                 Err(error) => tracing::warn!(id = %kept.id, "a shell is not kept: {error}"),
             }
@@ -101,8 +122,15 @@ impl Keepers {
 }
 
 impl Keeping {
+    fn key(&self, view: &ShellView) -> Key {
+        Key {
+            cluster: self.cluster.clone(),
+            id: view.id.clone(),
+        }
+    }
+
     /// Sees to the shell's end, also where its agent is away meanwhile: a permission that is taken back then ends it when the agent returns.
-    async fn until_ended(self, mut opened: Opened) {
+    async fn until_ended(self, mut opened: Opened, recording: Option<Ending>) {
         let (received, view) = (OffsetDateTime::now_utc(), opened.view.clone());
         let agent = opened.agent.clone();
         let ended = loop {
@@ -117,7 +145,11 @@ impl Keeping {
             }
         };
         let lasted = OffsetDateTime::now_utc() - received;
-        self.tell(&view, received, lasted, &ended);
+        let recorded = match recording {
+            Some(recording) => timeout(limits::RECORDING_END, recording.finished()).await,
+            None => Ok(None),
+        };
+        self.tell(&view, (received, lasted), &ended, recorded.ok().flatten());
     }
 
     /// Waits until the shell's agent is back, and keeps the shell there; `None` where there is none any more.
@@ -146,9 +178,9 @@ impl Keeping {
     fn tell(
         &self,
         view: &ShellView,
-        received: OffsetDateTime,
-        lasted: time::Duration,
+        (received, lasted): (OffsetDateTime, time::Duration),
         ended: &Ended,
+        recorded: Option<Finished>,
     ) {
         let (outcome, output) = match ended {
             Ended::Told(view) => (reason(view), Some(view.output)),
@@ -172,6 +204,7 @@ impl Keeping {
             ),
         ];
         details.extend(output.map(|bytes| ("underpass.dev/bytes-down".into(), bytes.to_string())));
+        details.extend(recorded.iter().flat_map(Finished::details));
         let path = format!("/v1/clusters/{}/shells/{}", self.cluster, view.id);
         self.audit.own_call(&OwnCall {
             caller: OwnCaller::Identity(identity),

@@ -35,7 +35,7 @@ pub(crate) enum ShellError {
 pub(crate) struct Opened {
     pub(crate) view: ShellView,
     /// The id of its agent.
-    agent: String,
+    pub(crate) agent: String,
     answer: Answer<ShellAnswer>,
 }
 
@@ -201,6 +201,11 @@ async fn in_time<F: Future>(asking: F) -> Result<F::Output, ShellError> {
 }
 
 impl Opened {
+    /// Takes the permission for it back: it ends.
+    pub(crate) fn revoke(self) {
+        self.answer.reset(ResetCode::Forbidden);
+    }
+
     /// Waits until the shell has ended, or the permission for it, of which the agent is told at once.
     ///
     /// # Cancel safety

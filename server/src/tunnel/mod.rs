@@ -29,6 +29,7 @@ pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
 pub(crate) use self::rotation::{AskError, have_rotated};
 use crate::occasional::Occasional;
+use crate::recordings::Recordings;
 use crate::registrations::{Registrations, Turns};
 use crate::shells::Keepers;
 use crate::stand_in::StandIns;
@@ -82,6 +83,14 @@ impl Tunnel {
     pub(crate) fn with_registrations(self, registrations: Arc<Registrations>) -> Self {
         Self {
             registrations: Some(registrations),
+            ..self
+        }
+    }
+
+    /// The same, with shells that are recorded there.
+    pub(crate) fn with_recordings(self, recordings: Recordings) -> Self {
+        Self {
+            keepers: Arc::new(Keepers::with(recordings)),
             ..self
         }
     }

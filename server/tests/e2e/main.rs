@@ -34,6 +34,7 @@ mod names;
 mod operations;
 mod raw;
 mod rbac;
+mod recordings;
 mod registered;
 mod revoked;
 mod role_table;

@@ -12,7 +12,7 @@ use underpass_testenv::testing::{alive, eventually, run, spawn, text};
 use underpass_testenv::{Assets, Transport, progress_to_stderr};
 
 use crate::cutter::{Cuts, Forgetful};
-use crate::deployment::{CLUSTER, Deployment, PROGRAMS};
+use crate::deployment::{AGENT_KUBECONFIG, CLUSTER, Deployment, PROGRAMS};
 use crate::over_both_transports;
 
 over_both_transports!(
@@ -98,8 +98,27 @@ impl Site {
         site
     }
 
+    /// The same with further flags of `underpass-server serve`.
+    pub(crate) async fn with(transport: Transport, policy: &str, flags: &[&str]) -> Self {
+        let site = Self::without_agent_with(transport, policy, flags).await;
+        site.start_agent();
+        site.connected().await;
+        site
+    }
+
     pub(crate) async fn without_agent(transport: Transport, policy: &str) -> Self {
-        let deployment = Deployment::start(transport).await;
+        Self::without_agent_with(transport, policy, &[]).await
+    }
+
+    pub(crate) async fn without_agent_with(
+        transport: Transport,
+        policy: &str,
+        flags: &[&str],
+    ) -> Self {
+        // It starts the cluster.
+        let account = tokio::task::spawn_blocking(|| AGENT_KUBECONFIG.clone());
+        let account = account.await.unwrap();
+        let deployment = Deployment::start_as_with(transport, account, flags).await;
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
             key: path("node.key"),

@@ -22,7 +22,7 @@ over_both_transports!(
 );
 
 /// Kernels differ in the protections that they give to tests.
-const POLICY: &str = "
+pub(crate) const POLICY: &str = "
 shells:
   node:
     program: /bin/sh
@@ -30,9 +30,9 @@ shells:
     mayBeMissing: [cgroup]
 ";
 
-const SIZE: (u16, u16) = (80, 24);
+pub(crate) const SIZE: (u16, u16) = (80, 24);
 
-fn shell(site: &Site, token: &Path, more: &[&str]) -> Terminal {
+pub(crate) fn shell(site: &Site, token: &Path, more: &[&str]) -> Terminal {
     let shell = ["shell", CLUSTER_OF_NODES, "--node", NODE];
     Terminal::start(&site.command(token, &[&shell[..], more].concat()), SIZE)
 }
@@ -250,7 +250,7 @@ async fn stubborn(site: &Site, token: &Path) -> (Terminal, PathBuf) {
 }
 
 /// The id of the newest shell.
-async fn first_listed(site: &Site, token: &Path) -> String {
+pub(crate) async fn first_listed(site: &Site, token: &Path) -> String {
     let list = listed(site, token).await;
     let row = list.lines().nth(1).expect("a shell");
     row.split_whitespace().next().unwrap().to_owned()

@@ -3,10 +3,12 @@
 //! The output is kept once, in a [`Ring`], and each viewer is a place in it: no viewer has a queue. The ring has room for so
 //! much as the viewer that is furthest behind has taken, and for all of it where there is no viewer.
 
+mod tape;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,6 +17,10 @@ use crate::limits;
 use crate::record::End;
 use crate::ring::{self, Ring};
 use crate::size::Size;
+
+pub(crate) use self::tape::RecorderId;
+use self::tape::Tape;
+pub use self::tape::{RecordedPlace, Recording};
 
 /// A viewer of one shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,12 +67,26 @@ pub(crate) enum Told {
     Wait,
 }
 
+/// The next thing that the recorder hears, with the time since the shell's beginning.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    Output(Duration, Vec<u8>),
+    Input(Duration, Vec<u8>),
+    Resized(Duration, Size),
+    Ended(Duration, End),
+    /// Another recorder has taken its place, or it took nothing for too long.
+    Dismissed,
+    /// Nothing yet.
+    Wait,
+}
+
 /// The terminal had another size from some byte on.
 #[derive(Debug)]
 struct Change {
     number: u64,
     at: u64,
     size: Size,
+    came: Instant,
 }
 
 #[derive(Debug)]
@@ -94,11 +114,20 @@ pub(crate) struct Audience {
     detached: Option<Instant>,
     /// The last input or output.
     active: Instant,
+    begun: Instant,
+    tape: Option<Tape>,
+    /// The recorder's place.
+    recorded: Place,
+    ended: Option<Instant>,
 }
 
 impl Audience {
-    pub(crate) fn new(size: Size, now: Instant) -> Self {
+    pub(crate) fn new(size: Size, recording: Option<Recording>, now: Instant) -> Self {
         Self {
+            tape: recording.map(|recording| Tape::new(recording, 0, now)),
+            recorded: Place { byte: 0, change: 0 },
+            begun: now,
+            ended: None,
             ring: Ring::default(),
             size,
             changes: VecDeque::new(),
@@ -135,6 +164,11 @@ impl Audience {
         self.detached
     }
 
+    /// The time since its beginning.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now - self.begun
+    }
+
     /// The last input or output.
     pub(crate) fn active(&self) -> Instant {
         self.active
@@ -152,6 +186,8 @@ impl Audience {
     pub(crate) fn room(&self) -> usize {
         let seats = self.attached().map(|seat| seat.place.byte);
         let slowest = seats.min().unwrap_or(u64::MAX).min(self.model.byte);
+        let recorded = self.tape.as_ref().and_then(Tape::holds_from);
+        let slowest = slowest.min(recorded.unwrap_or(u64::MAX));
         let waiting = usize::try_from(self.ring.end().saturating_sub(slowest));
         limits::OUTPUT_BYTES.saturating_sub(waiting.unwrap_or(usize::MAX))
     }
@@ -160,7 +196,33 @@ impl Audience {
     pub(crate) fn patience(&self) -> Option<Instant> {
         let waits = self.attached().filter(|seat| self.blocks(seat));
         let longest = waits.map(|seat| seat.moved).min();
-        longest.map(|moved| moved + limits::STALLED)
+        let viewers = longest.map(|moved| moved + limits::STALLED);
+        let is_full = self.recorder_blocks();
+        let recorder = self.tape.as_ref().and_then(|tape| tape.patience(is_full));
+        viewers.into_iter().chain(recorder).min()
+    }
+
+    /// Does the program wait for the recorder?
+    fn recorder_blocks(&self) -> bool {
+        let held = self.tape.as_ref().and_then(Tape::holds_from);
+        let waiting = held.map(|from| self.ring.end().saturating_sub(from));
+        waiting.is_some_and(|waiting| waiting >= ring::length(limits::OUTPUT_BYTES))
+    }
+
+    /// When a shell ends whose recording must go on and does not.
+    pub(crate) fn recording_deadline(&self) -> Option<Instant> {
+        let tape = self.tape.as_ref()?;
+        tape.deadline(self.ring.end())
+    }
+
+    /// Is something of it not recorded that should be?
+    pub(crate) fn is_unrecorded(&self) -> bool {
+        let tape = self.tape.as_ref();
+        tape.is_some_and(|tape| !tape.has_all(self.ring.end()))
+    }
+
+    pub(crate) fn recording(&self) -> Option<Recording> {
+        self.tape.as_ref().map(|tape| tape.recording)
     }
 
     fn blocks(&self, seat: &Seat) -> bool {
@@ -178,6 +240,10 @@ impl Audience {
         }
         let is_dismissed = |id: &ViewerId| self.seats.get(id).is_none_or(|seat| seat.is_dismissed);
         self.writer = self.writer.filter(|writer| !is_dismissed(writer));
+        let is_full = self.recorder_blocks();
+        if let Some(tape) = &mut self.tape {
+            tape.dismiss(is_full, now);
+        }
         self.note_detached(now);
     }
 
@@ -195,17 +261,34 @@ impl Audience {
                 seat.moved = now;
             }
         }
+        if let Some(tape) = &mut self.tape {
+            tape.note_output(end, now);
+        }
         self.ring.push(bytes);
         self.active = now;
     }
 
+    /// Bytes of input that may be typed now.
+    pub(crate) fn input_room(&self) -> usize {
+        self.tape.as_ref().map_or(usize::MAX, Tape::input_room)
+    }
+
+    /// The terminal has taken input.
+    pub(crate) fn note_input(&mut self, bytes: &[u8], now: Instant) {
+        let output = self.ring.end();
+        if let Some(tape) = &mut self.tape {
+            tape.note_input(bytes, output, now);
+        }
+    }
+
     /// The shell has ended, and all of its output is here.
-    pub(crate) fn finish(&mut self, end: End) {
+    pub(crate) fn finish(&mut self, end: End, now: Instant) {
         self.end = Some(end);
+        self.ended = Some(now);
     }
 
     /// Gives the terminal another size.
-    pub(crate) fn resize(&mut self, size: Size) {
+    pub(crate) fn resize(&mut self, size: Size, now: Instant) {
         if size == self.size {
             return;
         }
@@ -219,7 +302,12 @@ impl Audience {
         if is_same || self.changes.len() >= limits::SIZES {
             self.changes.pop_back();
         }
-        self.changes.push_back(Change { number, at, size });
+        self.changes.push_back(Change {
+            number,
+            at,
+            size,
+            came: now,
+        });
         self.next_change = number.saturating_add(1);
     }
 
@@ -227,11 +315,12 @@ impl Audience {
     fn forget_changes(&mut self) {
         let places = self.attached().map(|seat| seat.place.change);
         let first = places.min().unwrap_or(u64::MAX).min(self.model.change);
-        while self
-            .changes
-            .front()
-            .is_some_and(|change| change.number < first)
-        {
+        // A recorder that comes back may lack those behind what it has written down.
+        let written = self.tape.as_ref().map(|tape| tape.had().output);
+        let is_passed = |change: &Change| {
+            change.number < first && written.is_none_or(|written| change.at < written)
+        };
+        while self.changes.front().is_some_and(is_passed) {
             self.changes.pop_front();
         }
     }
@@ -363,6 +452,75 @@ impl Audience {
         match self.is_writer(viewer) {
             true => Ok(()),
             false => Err(InputError::NotWriter),
+        }
+    }
+
+    /// Lets a recorder in that has written so much down. Gives the place at which it goes on. A shell that was not recorded before is from
+    /// here on, as far as its output is kept.
+    pub(crate) fn attach_recorder(
+        &mut self,
+        had: RecordedPlace,
+        now: Instant,
+    ) -> (RecorderId, RecordedPlace) {
+        let kept = self.ring.start()..=self.ring.end();
+        let output = self.ring.end();
+        let tape = self
+            .tape
+            .get_or_insert_with(|| Tape::new(Recording::WHERE_IT_CAN_BE, output, now));
+        let (id, at) = tape.attach(had, kept, now);
+        let change = self.changes.iter().find(|change| change.at >= at.output);
+        let change = change.map_or(self.next_change, |change| change.number);
+        self.recorded = Place {
+            byte: at.output,
+            change,
+        };
+        (id, at)
+    }
+
+    pub(crate) fn detach_recorder(&mut self, recorder: RecorderId) {
+        if let Some(tape) = &mut self.tape {
+            tape.leave(recorder);
+        }
+    }
+
+    /// The recorder has written everything before this place down.
+    pub(crate) fn ack(&mut self, recorder: RecorderId, had: RecordedPlace, now: Instant) {
+        let sent = self.recorded.byte;
+        if let Some(tape) = self.tape.as_mut().filter(|tape| tape.is(recorder)) {
+            tape.ack(had, sent, now);
+        }
+    }
+
+    /// The next thing that the recorder hears. It has heard it by that, and has not written it down.
+    pub(crate) fn tell_recorder(&mut self, recorder: RecorderId) -> Recorded {
+        let (begun, at) = (self.begun, self.recorded);
+        let Some(tape) = self.tape.as_ref().filter(|tape| tape.is(recorder)) else {
+            return Recorded::Dismissed;
+        };
+        let change = self
+            .changes
+            .iter()
+            .find(|change| change.number >= at.change && change.at <= at.byte);
+        let marked = tape.output_at(at.byte);
+        let most = marked.map_or(limits::PIECE_BYTES, |(_, until)| {
+            let until = usize::try_from(until.saturating_sub(at.byte));
+            until.unwrap_or(usize::MAX).min(limits::PIECE_BYTES)
+        });
+        let came = change.map(|change| change.came);
+        let came = came.or(marked.map(|(came, _)| came)).unwrap_or(begun);
+        let (next, behind) = self.next_at(at, most);
+        // What was typed comes before its echo.
+        let typed = tape.input_came();
+        let typed = typed.filter(|typed| next == Next::Nothing || *typed <= came);
+        if let (Some(typed), Some(tape)) = (typed, &mut self.tape) {
+            return Recorded::Input(typed - begun, tape.take_input());
+        }
+        self.recorded = behind;
+        match (next, self.end) {
+            (Next::Output(data), _) => Recorded::Output(came - begun, data),
+            (Next::Resized(size), _) => Recorded::Resized(came - begun, size),
+            (Next::Nothing, Some(end)) => Recorded::Ended(self.ended.unwrap_or(begun) - begun, end),
+            (Next::Nothing, None) => Recorded::Wait,
         }
     }
 

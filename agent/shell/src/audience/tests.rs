@@ -10,7 +10,7 @@ use crate::ring::length;
 
 fn audience() -> (Audience, Instant) {
     let now = Instant::now();
-    (Audience::new(Size::fit(80, 24), now), now)
+    (Audience::new(Size::fit(80, 24), None, now), now)
 }
 
 /// The byte at a place.
@@ -83,7 +83,7 @@ fn the_end_comes_behind_all_output() {
         exit: Exit::Status(0),
         cause: Cause::Program,
     };
-    audience.finish(end);
+    audience.finish(end, now);
     let data = vec![0, 1, 2];
     assert_eq!(audience.tell(viewer, now), Told::Output { at: 0, data });
     assert_eq!(audience.tell(viewer, now), Told::Ended(end));
@@ -96,7 +96,7 @@ fn rule_19_sizes_that_nobody_has_heard_of_are_bounded() {
     let start = audience.place_at(0).unwrap();
     let viewer = audience.attach(start, Writes::Never, now).unwrap();
     for number in 0..2 * u16::try_from(limits::SIZES).unwrap() {
-        audience.resize(Size::fit(81 + number % 500, 24));
+        audience.resize(Size::fit(81 + number % 500, 24), now);
         push(&mut audience, 1, now);
     }
     assert!(audience.changes.len() <= limits::SIZES);
@@ -176,7 +176,7 @@ proptest! {
             match step {
                 Step::Push(most) => push(&mut audience, most, now),
                 Step::Resize(columns) => {
-                    audience.resize(Size::fit(columns, 24));
+                    audience.resize(Size::fit(columns, 24), now);
                     while audience.model_next() != Next::Nothing {}
                 }
                 Step::Attach(takes_over) => {

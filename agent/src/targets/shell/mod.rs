@@ -2,6 +2,7 @@
 
 mod kubectl;
 mod question;
+mod record;
 mod view;
 mod viewer;
 
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use underpass_agent_policy::ShellRule;
 use underpass_agent_shell::{
-    Given, Helper, OpenError, Owner, Settings, ShellRecord, Shells, Terminal,
+    Given, Helper, OpenError, Owner, Recording, Settings, ShellRecord, Shells, Terminal,
 };
 use underpass_core::{Identity, Permission, ShellId, ShellKind};
 use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError, chain};
@@ -179,6 +180,7 @@ impl AgentShells {
         caller: Arc<Identity>,
         terminal: Terminal,
         may: &[Permission],
+        recording: Option<Recording>,
     ) -> Result<ShellRecord, OpenError> {
         let (kubectl, given) = match rule.kind() {
             ShellKind::Kubectl => {
@@ -191,7 +193,9 @@ impl AgentShells {
             ShellKind::Node => (None, Given::default()),
         };
         let own = owner(&caller);
-        let opening = self.shells.open_with(rule, own.clone(), terminal, given);
+        let opening = self
+            .shells
+            .open_recorded(rule, own.clone(), terminal, given, recording);
         let record = opening.await?;
         if let Some(kubectl) = &kubectl {
             kubectl.is_of(&record.id);

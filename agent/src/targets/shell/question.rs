@@ -4,14 +4,16 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
-use underpass_agent_shell::{OpenError, ShellRecord, Size, Terminal};
-use underpass_api::{ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest};
+use underpass_agent_shell::{OpenError, Recorder, Recording, ShellRecord, Size, Terminal};
+use underpass_api::{
+    RecordingPlace, ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest,
+};
 use underpass_core::{Identity, Permission, ShellId, ShellKind};
 use underpass_tunnel::{ReadHalf, Stream, WriteHalf, chain};
 
 use super::super::lines::{self, Unanswered, write};
 use super::super::refusal::Refusal;
-use super::{AgentShells, decide, given_up, owner, view};
+use super::{AgentShells, decide, given_up, owner, record, view};
 
 /// The answers to one caller, about shells of one kind.
 pub(super) struct Answers {
@@ -28,9 +30,18 @@ impl Answers {
     pub(super) async fn serve(&self, stream: Stream) -> Result<(), Unanswered> {
         let (mut from, mut to) = stream.into_split();
         match lines::question(&mut from).await? {
-            Ok(ShellQuestion::Open { shell, api }) => {
-                let opened = self.opened(shell, api).await;
+            Ok(ShellQuestion::Open {
+                shell,
+                api,
+                recording,
+            }) => {
+                let recording = recording.map(record::of_recording);
+                let opened = self.opened(shell, api, recording).await;
                 return self.keep(opened, &mut from, to).await;
+            }
+            Ok(ShellQuestion::Record { id, had }) => {
+                let recorder = self.recorder(&id, had);
+                return record::serve(recorder, from, to).await;
             }
             Ok(ShellQuestion::Keep { id, api }) => {
                 let found = self.find(&id);
@@ -79,6 +90,16 @@ impl Answers {
         let found = self.all.shells.read(id, &owner(&self.identity));
         let found = found.ok().filter(|record| record.kind == self.kind);
         found.ok_or_else(|| ShellProblem {
+            reason: ShellRefusal::NotFound,
+            detail: Refusal::NoShell.to_string(),
+        })
+    }
+
+    /// A recorder of the caller's shell. Whether the policy allows the shell counts no more: what it had is recorded.
+    fn recorder(&self, id: &ShellId, had: RecordingPlace) -> Result<Recorder, ShellProblem> {
+        let had = record::of_place(had);
+        let recorder = self.all.shells.record(id, &owner(&self.identity), had);
+        recorder.map_err(|_unknown| ShellProblem {
             reason: ShellRefusal::NotFound,
             detail: Refusal::NoShell.to_string(),
         })
@@ -137,6 +158,7 @@ impl Answers {
         &self,
         request: ShellRequest,
         api: Vec<Permission>,
+        recording: Option<Recording>,
     ) -> Result<ShellRecord, ShellProblem> {
         let ShellRequest {
             kind,
@@ -166,7 +188,8 @@ impl Answers {
         };
         let (all, caller) = (Arc::clone(&self.all), Arc::clone(&self.identity));
         // By itself, so that no shell is without its caller where the stream ends meanwhile.
-        let opening = tokio::spawn(async move { all.open(&rule, caller, terminal, &api).await });
+        let opening =
+            tokio::spawn(async move { all.open(&rule, caller, terminal, &api, recording).await });
         let gone = |gone| Err(OpenError::Helper(io::Error::other(gone)));
         opening.await.unwrap_or_else(gone).map_err(|error| {
             tracing::info!(

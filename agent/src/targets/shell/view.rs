@@ -1,7 +1,9 @@
 //! Shells as their callers see them.
 
 use underpass_agent_shell::{Cause, End, Exit, OpenError, ShellRecord, Size};
-use underpass_api::{ShellEnd, ShellExit, ShellProblem, ShellRefusal, ShellView, TerminalSize};
+use underpass_api::{
+    ShellEnd, ShellExit, ShellProblem, ShellRecording, ShellRefusal, ShellView, TerminalSize,
+};
 
 pub(super) fn of_record(record: &ShellRecord) -> ShellView {
     ShellView {
@@ -14,6 +16,11 @@ pub(super) fn of_record(record: &ShellRecord) -> ShellView {
         output: record.output,
         viewers: u64::try_from(record.viewers).unwrap_or(u64::MAX),
         missing: record.lacks.iter().map(ToString::to_string).collect(),
+        recording: record.recording.map(|recording| ShellRecording {
+            required: recording.required,
+            input: recording.input,
+            wait_seconds: recording.wait.as_secs(),
+        }),
         end: record.end.map(of_end),
     }
 }

@@ -62,6 +62,9 @@ pub enum ClientError {
     /// The answer has no end, or too much before it.
     #[error("the answer was cut off, or is too large")]
     Cut(#[source] BoxError),
+    /// A piece of a long answer could not be kept.
+    #[error("what the server sends cannot be written here")]
+    Kept(#[source] std::io::Error),
     /// The answer is none of this API.
     #[error("the server's answer is not understood (is it of another version?)")]
     Answer(#[source] Brief<serde_json::Error>),

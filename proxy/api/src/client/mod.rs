@@ -208,6 +208,32 @@ impl Client {
         answer.await.map(drop)
     }
 
+    /// Reads something that may be long, a piece at a time, and gives the answer's header of this name. There is no bound on its time, but
+    /// for each piece.
+    ///
+    /// # Errors
+    /// There is no answer, or not all of it, or a [`Problem`]; or a piece could not be kept.
+    ///
+    /// # Cancel safety
+    /// As [`Client::get`].
+    pub async fn download(
+        &self,
+        path: &str,
+        header: &str,
+        keep: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<Option<String>, ClientError> {
+        let request = request(Method::GET, path, None, Match::Anything)?;
+        let mut pieces = Pieces { header, keep };
+        match &self.0 {
+            Via::Socket { path, owner } => {
+                let stream = connect_to(path, *owner).await?;
+                let host = const { HeaderValue::from_static("localhost") };
+                download(stream, host, request, &mut pieces).await
+            }
+            Via::Https(server) => server.download(request, &mut pieces).await,
+        }
+    }
+
     /// The answer to a request that went well.
     async fn ask(
         &self,
@@ -220,13 +246,7 @@ impl Client {
         let answer = async {
             match &self.0 {
                 Via::Socket { path, owner } => {
-                    let stream = connect(path).await?;
-                    let runs_as = stream.peer_cred();
-                    let runs_as =
-                        runs_as.map_err(|error| ClientError::Socket(path.clone(), error))?;
-                    if owner.is_some_and(|owner| runs_as.uid() != owner) {
-                        return Err(ClientError::AnothersSocket(path.clone()));
-                    }
+                    let stream = connect_to(path, *owner).await?;
                     let host = const { HeaderValue::from_static("localhost") };
                     exchange(stream, host, request).await
                 }
@@ -235,13 +255,83 @@ impl Client {
         };
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         let (status, bytes) = answer.map_err(|_| ClientError::TooSlow(PATIENCE))??;
-        if status.is_success() {
-            return Ok(bytes);
+        match status.is_success() {
+            true => Ok(bytes),
+            false => Err(failure(status, &bytes)),
         }
-        match serde_json::from_slice::<Problem>(&bytes) {
-            Ok(problem) => Err(ClientError::Problem(problem)),
-            Err(_) => Err(ClientError::Status(status)),
+    }
+}
+
+fn failure(status: StatusCode, bytes: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Problem>(bytes) {
+        Ok(problem) => ClientError::Problem(problem),
+        Err(_) => ClientError::Status(status),
+    }
+}
+
+/// Connects to a socket, and refuses the server of another user than its owner.
+async fn connect_to(
+    path: &Path,
+    owner: Option<u32>,
+) -> Result<tokio::net::UnixStream, ClientError> {
+    let stream = connect(path).await?;
+    let runs_as = stream.peer_cred();
+    let runs_as = runs_as.map_err(|error| ClientError::Socket(path.to_owned(), error))?;
+    match owner.is_some_and(|owner| runs_as.uid() != owner) {
+        true => Err(ClientError::AnothersSocket(path.to_owned())),
+        false => Ok(stream),
+    }
+}
+
+/// The place for the pieces of a long answer, and the name of the header that is of interest.
+struct Pieces<'a> {
+    header: &'a str,
+    keep: &'a mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+}
+
+async fn download<I>(
+    io: I,
+    host: HeaderValue,
+    mut request: Request<Full<Bytes>>,
+    pieces: &mut Pieces<'_>,
+) -> Result<Option<String>, ClientError>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    request.headers_mut().insert(HOST, host);
+    let connected = http1::handshake(TokioIo::new(io)).await;
+    let (mut sender, connection) = connected.map_err(ClientError::Exchange)?;
+    let exchange = async {
+        let slow = |_| ClientError::TooSlow(PATIENCE);
+        let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+        let response = response.map_err(slow)?.map_err(ClientError::Exchange)?;
+        let (head, mut body) = response.into_parts();
+        if !head.status.is_success() {
+            let body = Limited::new(body, ANSWER_BYTES).collect();
+            let body = tokio::time::timeout(PATIENCE, body).await.map_err(slow)?;
+            let body = body.map_err(ClientError::Cut)?.to_bytes();
+            return Err(failure(head.status, &body));
         }
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
+            let Some(frame) = frame.map_err(slow)? else {
+                break;
+            };
+            let frame = frame.map_err(|error| ClientError::Cut(error.into()))?;
+            if let Some(piece) = frame.data_ref() {
+                (pieces.keep)(piece).map_err(ClientError::Kept)?;
+            }
+        }
+        let value = head.headers.get(pieces.header);
+        let value = value.and_then(|value| value.to_str().ok());
+        Ok(value.map(str::to_owned))
+    };
+    tokio::pin!(exchange);
+    tokio::select! {
+        // The connection may end with the last byte of the answer.
+        biased;
+        answer = &mut exchange => answer,
+        _ = connection => exchange.await,
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use underpass_https::{Connector, Proxy, Roots, https_url};
 use zeroize::Zeroizing;
@@ -125,11 +126,25 @@ impl Server {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        self.authorize(&mut request);
+        self.exchange_for(self.name.clone(), request).await
+    }
+
+    pub(super) async fn download(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        pieces: &mut super::Pieces<'_>,
+    ) -> Result<Option<String>, ClientError> {
+        self.authorize(&mut request);
+        let stream = self.connect(self.name.clone()).await?;
+        super::download(stream, self.authority.clone(), request, pieces).await
+    }
+
+    fn authorize(&self, request: &mut Request<Full<Bytes>>) {
         if let Some(authorization) = &self.authorization {
             let headers = request.headers_mut();
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        self.exchange_for(self.name.clone(), request).await
     }
 
     /// Asks, without a credential, for a cluster at the root of this URL, by its own name in TLS. Nobody gets in there without a
@@ -155,6 +170,14 @@ impl Server {
         name: ServerName<'static>,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = self.connect(name).await?;
+        super::exchange(stream, self.authority.clone(), request).await
+    }
+
+    async fn connect(
+        &self,
+        name: ServerName<'static>,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ClientError> {
         let host = self.url.host().unwrap_or_default();
         let port = self.url.port_u16().unwrap_or(443);
         let shown = || format!("{host}:{port}");
@@ -162,8 +185,7 @@ impl Server {
         let tcp = tcp.map_err(|error| ClientError::Connect(shown(), error))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
         let stream = tls.connect(name, tcp).await;
-        let stream = stream.map_err(|error| ClientError::Tls(shown(), error))?;
-        super::exchange(stream, self.authority.clone(), request).await
+        stream.map_err(|error| ClientError::Tls(shown(), error))
     }
 }
 
