@@ -146,6 +146,16 @@ impl Folder {
         self.write(&facts)
     }
 
+    /// Forgets a recording that could not begin. A file of its name is another one's.
+    pub(super) fn forget(&self, key: &Key) {
+        if let Err(error) = gone(fs::remove_file(path_of(&self.path, key, "json"))) {
+            tracing::warn!(id = %key.id, "the facts about a recording that there is not stay: {error}");
+        }
+        let mut index = self.index();
+        index.all.remove(key);
+        index.written.remove(key);
+    }
+
     /// Removes a recording that is finished.
     ///
     /// # Errors

@@ -141,10 +141,7 @@ impl Recordings {
                 making.config.most_bytes_of_one,
             );
             CastFile::create(&path, &header, most).inspect_err(|_| {
-                // No recording that is none.
-                let _ = making
-                    .folder
-                    .remove(&about.key(), "since it could not begin");
+                making.folder.forget(&about.key());
             })
         });
         let made = made.await;
@@ -308,19 +305,23 @@ impl Shared {
 
     /// Notes whether a write has failed.
     fn note(&self, error: Option<&RecordingError>) {
-        let failed = error.is_some_and(RecordingError::passes);
+        // Others are about one recording.
+        if error.is_some_and(|error| !error.passes()) {
+            return;
+        }
+        let failed = error.is_some();
         let before = {
             let mut fails = self.fails.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *fails, failed)
         };
-        match error.filter(|error| error.passes()) {
+        match error {
             Some(error) if !before || self.news.is_news() => {
                 tracing::error!(
                     "recordings cannot be written: {}",
                     underpass_tunnel::chain(error)
                 );
             }
-            None if before && error.is_none() => {
+            None if before => {
                 tracing::info!("recordings can be written again");
             }
             _ => {}

@@ -103,6 +103,9 @@ impl Recorder {
     }
 
     async fn attend(&mut self, seen: &mut Instant) -> Result<ShellEnd, Parted> {
+        if self.shared.fails() {
+            Arc::clone(&self.shared).probe().await?;
+        }
         let had = self.write(|file| Ok(file.had())).await?;
         let mut answer = self.ask(had).await?;
         *seen = Instant::now();
@@ -185,9 +188,12 @@ impl Recorder {
                 }
                 None => return Err(Parted::Away("the agent has ended it".to_owned())),
             }
-            if bytes < limits::RECORDING_BATCH && events.len() < limits::RECORDING_EVENTS {
-                // An error comes again.
-                next = answer.next().now_or_never().and_then(Result::ok);
+            if bytes < limits::RECORDING_BATCH
+                && events.len() < limits::RECORDING_EVENTS
+                && let Some(ready) = answer.next().now_or_never()
+            {
+                // Where it fails, these events are sent again: nobody has said that they are written.
+                next = Some(ready?);
             }
         }
         Ok((events, None))
@@ -247,8 +253,6 @@ impl Recorder {
         let written = written.await;
         if let Err(error) = &written {
             self.shared.note(Some(error));
-        } else if self.shared.fails() {
-            self.shared.note(None);
         }
         written
     }

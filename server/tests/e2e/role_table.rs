@@ -50,6 +50,7 @@ const CLUSTER_ADMIN: &[&str] = &[
     "POST /v1/clusters/{name}/join-tokens",
     "GET /v1/clusters/{name}/join-tokens/{id}",
     "DELETE /v1/clusters/{name}/join-tokens/{id}",
+    "DELETE /v1/clusters/{name}/recordings/{id}",
 ];
 
 /// The further requests of a user with the role `operations` in a cluster, which its administrators may make as well. They ask
@@ -73,6 +74,8 @@ const SHELLS: &[&str] = &[
     "POST /v1/clusters/{name}/nodes/{node}/shells",
     "GET /v1/clusters/{name}/nodes/{node}/shells/{id}",
     "DELETE /v1/clusters/{name}/nodes/{node}/shells/{id}",
+    "GET /v1/clusters/{name}/recordings",
+    "GET /v1/clusters/{name}/recordings/{id}",
 ];
 
 /// The request of an agent with a join token, and of nobody else.

@@ -3,6 +3,8 @@
 //! The output is kept once, in a [`Ring`], and each viewer is a place in it: no viewer has a queue. The ring has room for so
 //! much as the viewer that is furthest behind has taken, and for all of it where there is no viewer.
 
+#[cfg(test)]
+mod recorded_tests;
 mod tape;
 #[cfg(test)]
 mod tests;

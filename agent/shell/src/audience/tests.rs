@@ -14,12 +14,12 @@ fn audience() -> (Audience, Instant) {
 }
 
 /// The byte at a place.
-fn byte(at: u64) -> u8 {
+pub(super) fn byte(at: u64) -> u8 {
     u8::try_from(at % 251).unwrap()
 }
 
 /// As the terminal's reader does: no more than there is room for.
-fn push(audience: &mut Audience, most: usize, now: Instant) {
+pub(super) fn push(audience: &mut Audience, most: usize, now: Instant) {
     let from = audience.output();
     let number = audience.room().min(most).min(limits::PIECE_BYTES);
     let bytes: Vec<_> = (from..from + length(number)).map(byte).collect();
@@ -27,7 +27,7 @@ fn push(audience: &mut Audience, most: usize, now: Instant) {
     while audience.model_next() != Next::Nothing {}
 }
 
-fn fill(audience: &mut Audience, now: Instant) {
+pub(super) fn fill(audience: &mut Audience, now: Instant) {
     while audience.room() > 0 {
         push(audience, limits::PIECE_BYTES, now);
     }

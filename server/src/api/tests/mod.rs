@@ -25,6 +25,7 @@ mod login;
 mod names;
 mod nodes;
 mod objects;
+mod recordings;
 mod rights;
 mod shells;
 

@@ -15,12 +15,14 @@ use underpass_tunnel::{
 
 use super::audited::Kept;
 use super::*;
+use crate::recordings::Recordings;
+use crate::shells::Keepers;
 use crate::tunnel::Keys;
 
 const NODE: &str = "/v1/clusters/prod/nodes/worker-1/operations";
 
 /// Sessions of agents on nodes, at the server.
-struct Nodes(Vec<Session>);
+struct Nodes(Vec<Session>, Arc<Keepers>);
 
 impl Connected for Nodes {
     fn serving(&self, _: &ClusterName) -> usize {
@@ -39,8 +41,8 @@ impl Connected for Nodes {
         self.0.clone()
     }
 
-    fn keepers(&self) -> Arc<crate::shells::Keepers> {
-        Arc::default()
+    fn keepers(&self) -> Arc<Keepers> {
+        Arc::clone(&self.1)
     }
 
     fn in_role(&self, _: AgentRole) -> Vec<Session> {
@@ -54,12 +56,26 @@ pub(super) async fn world() -> (World, Session) {
 }
 
 pub(super) async fn audited(audit_log: AuditLog) -> (World, Session) {
-    let (world, mut agents) = world_of(audit_log, &[("node", "worker-1")]).await;
+    recorded(audit_log, Recordings::default()).await
+}
+
+/// The same with shells that are recorded.
+pub(super) async fn recorded(audit_log: AuditLog, recordings: Recordings) -> (World, Session) {
+    let agents = [("node", "worker-1")];
+    let (world, mut agents) = world_with(audit_log, &agents, recordings).await;
     (world, agents.remove(0))
 }
 
 /// The same with these agents, by their ids and their nodes' names.
 async fn world_of(audit_log: AuditLog, agents: &[(&str, &str)]) -> (World, Vec<Session>) {
+    world_with(audit_log, agents, Recordings::default()).await
+}
+
+async fn world_with(
+    audit_log: AuditLog,
+    agents: &[(&str, &str)],
+    recordings: Recordings,
+) -> (World, Vec<Session>) {
     let store = Arc::new(MemoryStore::default());
     let directory = Directory::open(store.clone()).await.unwrap();
     let keys = (1..).map(|seed| AgentKey::from_seed([seed; 32]).unwrap());
@@ -91,7 +107,7 @@ async fn world_of(audit_log: AuditLog, agents: &[(&str, &str)]) -> (World, Vec<S
         at_server.push(accepted.unwrap().into_session().unwrap());
         at_agents.push(agent.unwrap());
     }
-    let sessions: Sessions = Arc::new(Nodes(at_server));
+    let sessions: Sessions = Arc::new(Nodes(at_server, Arc::new(Keepers::with(recordings))));
     let world = World::with(store, audit_log, sessions).await;
     (world, at_agents)
 }

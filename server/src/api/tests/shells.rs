@@ -10,10 +10,10 @@ use super::audited::Kept;
 use super::nodes::{audited, world};
 use super::*;
 
-const ALL: &str = "/v1/clusters/prod/nodes/worker-1/shells";
-const ID: &str = "0123456789abcdef0123456789abcdef";
+pub(super) const ALL: &str = "/v1/clusters/prod/nodes/worker-1/shells";
+pub(super) const ID: &str = "0123456789abcdef0123456789abcdef";
 
-fn shell(id: &str, more: Value) -> Value {
+pub(super) fn shell(id: &str, more: Value) -> Value {
     let mut shell = json!({
         "id": id, "kind": "kubectl", "user": "alice", "created": "2026-01-01T00:00:00Z", "columns": 80, "rows": 24,
         "output": 0, "viewers": 0,
@@ -23,20 +23,20 @@ fn shell(id: &str, more: Value) -> Value {
     json!({ "shell": shell })
 }
 
-fn refused(reason: &str) -> Value {
+pub(super) fn refused(reason: &str) -> Value {
     json!({"refused": {"reason": reason, "detail": "no"}})
 }
 
 /// A question that an agent was asked.
-struct Asked {
-    target: String,
-    user: String,
-    question: Value,
-    stream: BufReader<Stream>,
+pub(super) struct Asked {
+    pub(super) target: String,
+    pub(super) user: String,
+    pub(super) question: Value,
+    pub(super) stream: BufReader<Stream>,
 }
 
 impl Asked {
-    async fn of(agent: &Session) -> Self {
+    pub(super) async fn of(agent: &Session) -> Self {
         let incoming = agent.accept().await.unwrap();
         let target = incoming.target().to_owned();
         let user = Identity::decode(incoming.header()).unwrap();
@@ -51,7 +51,7 @@ impl Asked {
         }
     }
 
-    async fn answer(&mut self, lines: &[Value]) {
+    pub(super) async fn answer(&mut self, lines: &[Value]) {
         for line in lines {
             let line = format!("{line}\n");
             self.stream.write_all(line.as_bytes()).await.unwrap();
@@ -66,7 +66,7 @@ impl Asked {
     }
 
     /// Why the server has ended the stream.
-    async fn given_up(&mut self) -> Option<ResetCode> {
+    pub(super) async fn given_up(&mut self) -> Option<ResetCode> {
         let mut rest = Vec::new();
         let error = self.stream.read_to_end(&mut rest).await.err()?;
         let error = error.into_inner()?.downcast::<StreamError>().ok()?;
@@ -77,11 +77,11 @@ impl Asked {
     }
 }
 
-async fn answered(agent: &Session, lines: &[Value]) -> (String, Value) {
+pub(super) async fn answered(agent: &Session, lines: &[Value]) -> (String, Value) {
     Asked::of(agent).await.end(lines).await
 }
 
-async fn alice(world: &World, role: &str) -> Requester {
+pub(super) async fn alice(world: &World, role: &str) -> Requester {
     let rights = json!({"clusters": ["prod"], "role": role});
     world.user("alice", rights).await
 }

@@ -1,0 +1,212 @@
+//! Recordings, and the agents whose shells are recorded.
+
+use tokio::io::AsyncBufReadExt as _;
+use underpass_api::CastHeader;
+use underpass_tunnel::{ResetCode, Session};
+
+use super::audited::Kept;
+use super::nodes::recorded;
+use super::shells::{ALL, Asked, ID, alice, answered, refused, shell};
+use super::*;
+use crate::recordings::{Record, Recordings, RecordingsConfig};
+
+const RECORDINGS: &str = "/v1/clusters/prod/recordings";
+
+fn recordings(folder: &tempfile::TempDir, record: Record, audit: &AuditLog) -> Recordings {
+    let config = RecordingsConfig {
+        record,
+        ..RecordingsConfig::default()
+    };
+    let path = |name: &str| folder.path().join(name);
+    Recordings::open(config, path, audit.clone()).unwrap()
+}
+
+async fn raw(world: &World, who: &Requester, path: &str) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let request = Request::get(path).body(Full::from(Vec::new())).unwrap();
+    let answer = world.api.answer(request, who.clone(), None).await;
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (head.status, head.headers, body.to_vec())
+}
+
+async fn line(asked: &mut Asked) -> Value {
+    let mut line = String::new();
+    asked.stream.read_line(&mut line).await.unwrap();
+    serde_json::from_str(&line).unwrap_or(Value::Null)
+}
+
+/// Answers as an agent that knows of no recordings.
+async fn of_old(agent: &Session) -> Value {
+    let (_, question) = answered(agent, &[refused("malformed")]).await;
+    question
+}
+
+#[tokio::test]
+async fn rule_15_an_agent_that_cannot_record_opens_no_shell_that_has_to_be_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = AuditLog::default();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let asked = async { [of_old(&agent).await, of_old(&agent).await] };
+    let (answer, [open, probe]) = tokio::join!(opening, asked);
+    let problem = answer.expect(501);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("too old"), "{detail}");
+    assert_eq!(open["open"]["recording"]["required"], true);
+    assert_eq!(open["open"]["recording"]["waitSeconds"], 60);
+    assert!(!probe["record"]["id"].is_null(), "{probe}");
+    // What is wrong with the request itself is told as it is.
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let asked = async {
+        of_old(&agent).await;
+        answered(&agent, &[refused("not-found")]).await
+    };
+    let (answer, _) = tokio::join!(opening, asked);
+    answer.expect(422);
+}
+
+#[tokio::test]
+async fn rule_15_a_shell_that_is_not_recorded_is_named_in_the_audit_log() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let on = recordings(&folder, Record::On, &audit);
+    let (world, agent) = recorded(audit, on).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let asked = async {
+        of_old(&agent).await;
+        of_old(&agent).await;
+        let mut asked = Asked::of(&agent).await;
+        asked.answer(&[shell(ID, json!({}))]).await;
+        asked
+    };
+    let (answer, asked) = tokio::join!(opening, asked);
+    answer.expect(201);
+    assert!(!asked.question["open"].is_null(), "{}", asked.question);
+    let begun = kept.about(&format!("shell/{ID}")).await;
+    let grant = &begun["annotations"]["underpass.dev/grant"];
+    assert_eq!(grant, "kubectl, not recorded: its agent is too old");
+}
+
+#[tokio::test]
+async fn rule_15_nothing_is_opened_whose_recording_cannot_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = AuditLog::default();
+    let required = recordings(&folder, Record::Required, &audit);
+    let path = folder.path().join("recordings");
+    let (world, agent) = recorded(audit, required).await;
+    let alice = alice(&world, "shell").await;
+    // The agent is not even asked.
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    opening.await.expect(500);
+    std::fs::remove_file(&path).unwrap();
+    // It has opened one, and the file is another shell's.
+    let cast = path.join("prod").join(format!("{ID}.cast"));
+    std::fs::create_dir_all(cast.parent().unwrap()).unwrap();
+    std::fs::write(&cast, "another").unwrap();
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let asked = async {
+        let mut asked = Asked::of(&agent).await;
+        asked.answer(&[shell(ID, json!({}))]).await;
+        asked.given_up().await
+    };
+    let (answer, given_up) = tokio::join!(opening, asked);
+    answer.expect(500);
+    assert_eq!(given_up, Some(ResetCode::Forbidden));
+    assert_eq!(std::fs::read_to_string(&cast).unwrap(), "another");
+}
+
+#[tokio::test]
+async fn rule_8_a_recording_is_its_users_and_the_administrators() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let end = json!({"exit": {"status": 3}, "cause": "its program ended", "byItself": true});
+    let asked = async {
+        let mut keeper = Asked::of(&agent).await;
+        keeper.answer(&[shell(ID, json!({}))]).await;
+        let mut recorder = Asked::of(&agent).await;
+        let begun = json!({"begun": {"at": {"output": 0, "input": 0}, "ms": 0}});
+        let output = json!({"output": {"ms": 7, "data": "aGk="}});
+        recorder.answer(&[begun, output]).await;
+        assert_eq!(line(&mut recorder).await, json!({"output": 0, "input": 0}));
+        assert_eq!(line(&mut recorder).await, json!({"output": 2, "input": 0}));
+        let ended = json!({"ended": {"ms": 9, "end": end}});
+        recorder.answer(&[ended]).await;
+        keeper
+            .answer(&[shell(ID, json!({"end": end, "output": 2}))])
+            .await;
+        (recorder.target, recorder.user, recorder.question)
+    };
+    let (answer, (target, user, question)) = tokio::join!(opening, asked);
+    answer.expect(201);
+    assert_eq!((target.as_str(), user.as_str()), ("shell", "alice"));
+    let expected = json!({"record": {"id": ID, "had": {"output": 0, "input": 0}}});
+    assert_eq!(question, expected);
+    let told = kept.with("underpass.dev/recording-sha256").await;
+    let told = &told["annotations"];
+    assert_eq!(told["underpass.dev/object"], format!("shell/{ID}"));
+
+    let path = format!("{RECORDINGS}/{ID}");
+    let (status, headers, body) = raw(&world, &alice, &path).await;
+    assert_eq!(status, 200);
+    let sha256 = &told["underpass.dev/recording-sha256"];
+    assert_eq!(
+        headers["underpass-recording-sha256"],
+        sha256.as_str().unwrap()
+    );
+    let text = String::from_utf8(body).unwrap();
+    let (header, events) = text.split_once('\n').unwrap();
+    header.parse::<CastHeader>().unwrap();
+    assert_eq!(events, "[0.007, \"o\", \"hi\"]\n");
+    assert_eq!(
+        told["underpass.dev/recording-bytes"],
+        text.len().to_string()
+    );
+
+    let list = |who: Requester| {
+        let world = &world;
+        async move {
+            let answer = world.ask(&who, Method::GET, RECORDINGS, &Value::Null, &[]);
+            let list = answer.await.expect(200);
+            list["items"].as_array().unwrap().clone()
+        }
+    };
+    let own = list(alice.clone()).await;
+    assert_eq!((own.len(), &own[0]["state"]), (1, &json!("intact")));
+    assert_eq!(own[0]["sha256"], *sha256);
+    let rights = |role: &str| json!({"clusters": ["prod"], "role": role});
+    let bob = world.user("bob", rights("operate")).await;
+    assert_eq!(list(bob.clone()).await.len(), 0);
+    assert_eq!(raw(&world, &bob, &path).await.0, 404);
+    for role in ["view", "access", "services", "operations"] {
+        let user = world.user(&format!("u-{role}"), rights(role)).await;
+        assert_eq!(raw(&world, &user, &path).await.0, 403, "{role}");
+        assert_eq!(raw(&world, &user, RECORDINGS).await.0, 403, "{role}");
+    }
+    let carol = world.user("carol", rights("admin")).await;
+    assert_eq!(list(carol.clone()).await.len(), 1);
+    assert_eq!(raw(&world, &carol, &path).await.0, 200);
+    let read = kept.with("underpass.dev/recorded-user").await;
+    assert_eq!(read["annotations"]["underpass.dev/recorded-user"], "alice");
+    assert_eq!(read["user"]["username"], "carol");
+    for (who, status) in [(&alice, 403), (&bob, 403), (&carol, 204), (&carol, 404)] {
+        let removing = world.ask(who, Method::DELETE, &path, &Value::Null, &[]);
+        removing.await.expect(status);
+    }
+    for bad in ["x", "..%2F..%2Fca.key", "0123456789ABCDEF0123456789abcdef"] {
+        let path = format!("{RECORDINGS}/{bad}");
+        assert_eq!(raw(&world, &carol, &path).await.0, 422, "{bad}");
+    }
+}
