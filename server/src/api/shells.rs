@@ -1,7 +1,7 @@
 //! `/v1/clusters/{name}/shells` and `/v1/clusters/{name}/nodes/{node}/shells`: the caller's shells at agents. A shell is its agent's, and
 //! no other user sees that it is there. Viewers attach by a WebSocket, which is the gateway's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::extract::{Path, Request};
@@ -181,6 +181,9 @@ async fn open(
     request: Request,
 ) -> Result<Response, Problem> {
     let wanted: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
+    ShellRequest::check_command(&wanted.command)
+        .map_err(|error| Problem::invalid(error.to_string()))?;
+    let command = words(&wanted.command);
     let asking = Asking::new(&state, &requester, &names, wanted.kind).await?;
     asking.begin(&state, &requester)?;
     let question = ShellQuestion::Open(wanted);
@@ -189,7 +192,7 @@ async fn open(
         Ok(opened) => opened,
         Err(error) => {
             let problem = Problem::from(error);
-            let did = Did::to(KIND, "").subject(&asking.place);
+            let did = Did::to(KIND, "").subject(&asking.place).arguments(&command);
             return Ok(did.refused(&problem).with(problem.into_response()));
         }
     };
@@ -198,12 +201,19 @@ async fn open(
     if !view.missing.is_empty() {
         grant.push_str(&format!(", without {}", view.missing.join(", ")));
     }
-    let did = asking.did(&view.id).grant(grant);
+    let did = asking.did(&view.id).grant(grant).arguments(&command);
     state
         .sessions
         .keepers()
         .keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
+}
+
+/// The words of a command, for the audit log: `command.00` and so on.
+fn words(command: &[String]) -> BTreeMap<String, String> {
+    let words = command.iter().enumerate();
+    let words = words.map(|(at, word)| (format!("command.{at:02}"), word.clone()));
+    words.collect()
 }
 
 async fn read(

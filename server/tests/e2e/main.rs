@@ -36,6 +36,7 @@ mod raw;
 mod rbac;
 mod registered;
 mod revoked;
+mod roaming;
 mod role_table;
 mod rotation;
 mod server_restarted;
@@ -47,6 +48,7 @@ mod taken;
 mod terminal;
 mod tls;
 mod tunnelled;
+mod user_exec;
 mod user_session;
 mod verbs;
 

@@ -99,7 +99,11 @@ impl Site {
     }
 
     pub(crate) async fn without_agent(transport: Transport, policy: &str) -> Self {
-        let deployment = Deployment::start(transport).await;
+        Self::at(Deployment::start(transport).await, policy)
+    }
+
+    /// At a server that runs.
+    pub(crate) fn at(deployment: Deployment, policy: &str) -> Self {
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
             key: path("node.key"),
