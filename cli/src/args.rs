@@ -1,5 +1,6 @@
 //! The command line.
 
+mod exec;
 mod join;
 mod node;
 mod proxy;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_core::{Authority, ClusterName, Name, NodeName, Role};
 use underpass_forward::{ListenAddress, Rule};
 
+pub(crate) use self::exec::Exec;
 pub(crate) use self::join::{
     Agent, AgentsToRotate, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output,
 };
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     /// Open a shell at an agent of a cluster, or attach to one
     #[command(after_help = AFTER_SHELL)]
     Shell(Shell),
+    /// Run a command in a pod, as kubectl does, through a session that survives a loss of your network
+    #[command(after_help = exec::AFTER_EXEC)]
+    Exec(Exec),
     /// Let kubectl, helm, k9s and others reach clusters through a session, so that a loss of your network ends none of their streams
     #[command(after_help = proxy::AFTER_PROXY)]
     Proxy(Proxy),

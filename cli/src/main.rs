@@ -1,12 +1,15 @@
 //! `underpass`: logs in at Underpass servers, writes kubeconfigs, and changes a server's directory.
 
 mod args;
+mod channels;
 mod commands;
+mod keyboard;
 mod kubeconfig;
 mod logins;
 mod password;
 mod paste;
 mod proxy;
+mod refusal;
 mod roots;
 mod secret_file;
 mod which;
@@ -42,10 +45,13 @@ fn run() -> Result<()> {
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.which.prefer_flags(&matches);
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(commands::run(cli))
+        .build()?;
+    let done = runtime.block_on(commands::run(cli));
+    // A write that waits for the reader of a pipe, or for a stopped terminal, does not hold the program up.
+    runtime.shutdown_background();
+    done
 }
 
 /// A remedy, for people at a command line.

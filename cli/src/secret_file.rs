@@ -1,5 +1,6 @@
 //! A new file for a secret that is shown once.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -31,13 +32,13 @@ impl SecretFile {
         })
     }
 
-    /// The file appears, with the whole text.
-    pub(crate) fn write(mut self, text: &str) -> Result<()> {
+    /// The file appears, with the whole text. It stays open in the caller's hands, who can tell it from one that takes its place later.
+    pub(crate) fn write(mut self, text: &str) -> Result<File> {
         let shown = || format!("cannot write {}", self.path.display());
         self.file.write_all(text.as_bytes()).with_context(shown)?;
         self.file.as_file().sync_all().with_context(shown)?;
         match self.file.persist_noclobber(&self.path) {
-            Ok(_) => Ok(()),
+            Ok(file) => Ok(file),
             Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
                 bail!(already_there(&self.path))
             }
@@ -86,7 +87,7 @@ mod tests {
         let other = folder.path().join("other");
         let late = SecretFile::prepare(&other).unwrap();
         fs::write(&other, "mine").unwrap();
-        refused(late.write("upj_x"));
+        refused(late.write("upj_x").map(drop));
         assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
         let link = folder.path().join("link");
         symlink(folder.path().join("nowhere"), &link).unwrap();

@@ -89,6 +89,11 @@ pub enum Denied {
         /// The path behind the links.
         to: String,
     },
+    /// The shell runs the program that its rule names, and no command of the caller's.
+    #[error(
+        "rule `shells.{0}` of the agent's policy names the program of a shell, and takes no other command (`command: true` does)"
+    )]
+    ShellCommand(ShellKind),
     /// The policy has no operation of this name.
     #[error("the agent's policy has no operation `{0}`")]
     NoOperation(String),

@@ -146,9 +146,10 @@ fn plan(order: Order<'_>, hold: &Hold, is_refused: bool) -> Plan {
     let home = hold.home();
     let directory = rule.named_directory().map(Into::into);
     let directory = directory.or_else(|| home.clone());
+    let (path, arguments) = rule.command();
     let program = Program {
-        path: rule.program().to_owned(),
-        arguments: rule.arguments().to_vec(),
+        path: path.to_owned(),
+        arguments: arguments.to_vec(),
         environment: environment(order, hold).into_iter().collect(),
         directory: directory.unwrap_or_else(|| rule.directory().into()),
     };

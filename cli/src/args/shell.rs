@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use underpass_core::{ClusterName, NodeName, ShellId, ShellKind};
 
+use super::proxy::Protocol;
+
 pub(crate) const AFTER_SHELL: &str = "\
 Examples:
   underpass shell edge                      a shell at the cluster's agent
@@ -14,6 +16,8 @@ Examples:
   underpass shell edge --attach ID
   underpass shell recordings edge
   underpass shell play edge ID --max-wait 1s
+  underpass shell edge -- kubectl get pods --watch      where the agent's policy takes commands
+  underpass shell edge --detach -- ./backup.sh          prints the id of the shell, which goes on
 
 At the beginning of a line, Enter ~ leads to: ~. detaches and the shell goes on, ~t takes the keyboard over from another viewer, \
 ~? shows these keys, and ~~ types a ~. The shell outlives this program: it ends with its program, when it is idle or detached for \
@@ -46,6 +50,15 @@ pub(crate) struct Shell {
     /// Watch the shell, and type nothing
     #[arg(long, requires = "attach")]
     pub(crate) watch: bool,
+    /// Protocol between here and the server: QUIC, WebSocket where that fails, or one of them alone
+    #[arg(long, default_value = "auto", value_name = "auto|quic|websocket")]
+    pub(crate) transport: Protocol,
+    /// Open the shell, print its id, and do not attach
+    #[arg(long, conflicts_with = "attach")]
+    pub(crate) detach: bool,
+    /// Program and arguments for the shell, in the place of those that the agent's policy names, where that allows it
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "attach")]
+    pub(crate) words: Vec<String>,
 }
 
 /// The agent that has the shells.

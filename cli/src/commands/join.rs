@@ -138,7 +138,7 @@ impl Place {
     fn line(self, secret: &str) -> Result<()> {
         match self {
             Self::Stdout => show(secret),
-            Self::File(file) => file.write(&Zeroizing::new(format!("{secret}\n")))?,
+            Self::File(file) => drop(file.write(&Zeroizing::new(format!("{secret}\n")))?),
         }
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Place {
     fn text(self, text: &str) -> Result<()> {
         match self {
             Self::Stdout => hand_over(text),
-            Self::File(file) => file.write(text)?,
+            Self::File(file) => drop(file.write(text)?),
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod binding;
 mod cluster;
 mod completion;
 mod direct;
+mod exec;
 mod forward;
 mod join;
 mod join_account;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Whoami => login::who_am_i(&which.client().await?).await,
         Command::Forward(options) => forward::run(which, options).await,
         Command::Shell(options) => shell::run(which, options).await,
+        Command::Exec(options) => exec::run(which, options).await,
         Command::Proxy(options) => proxy::run(which, options).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,

@@ -114,7 +114,7 @@ const INTERRUPTED: u8 = 2;
 const TERMINATED: u8 = 15;
 
 /// The number of the signal: Ctrl-C, SIGTERM or SIGHUP. Each would leave the kubeconfig otherwise.
-async fn until_signal() -> Result<u8> {
+pub(super) async fn until_signal() -> Result<u8> {
     let of = |kind| signal(kind).context("cannot wait for signals");
     let mut terminated = of(SignalKind::terminate())?;
     let mut hung_up = of(SignalKind::hangup())?;

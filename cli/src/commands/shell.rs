@@ -2,18 +2,18 @@
 
 mod attach;
 mod escape;
-mod keyboard;
 mod play;
 mod recordings;
+mod way;
 
 use anyhow::{Context, Result, bail};
 use underpass_api::client::Match;
-use underpass_api::{ShellList, ShellRequest, ShellView, ViewerWrites, segment};
-use underpass_core::{ClusterName, Target};
-use underpass_forward::Tunnel;
-use underpass_terminal::{Terminal, say};
+use underpass_api::{ShellList, ShellRequest, ShellView, ViewerWrites};
+use underpass_core::{ClusterName, ShellKind};
+use underpass_terminal::{Terminal, say, show as show_line};
 
 use self::attach::{Left, Viewing};
+use self::way::{Path, shells};
 use super::node::CommandStatus;
 use super::{list, print_table, timestamp};
 use crate::args::{At, Shell, ShellCommand, Which};
@@ -38,13 +38,7 @@ pub(crate) async fn run(which: &Which, options: Shell) -> Result<()> {
 }
 
 fn path(cluster: &ClusterName, at: &At) -> String {
-    match &at.node {
-        Some(node) => format!(
-            "/v1/clusters/{cluster}/nodes/{}/shells",
-            segment(node.as_str())
-        ),
-        None => format!("/v1/clusters/{cluster}/shells"),
-    }
+    shells(cluster, at.node.as_ref())
 }
 
 async fn show(which: &Which, cluster: &ClusterName, at: &At) -> Result<()> {
@@ -75,45 +69,63 @@ fn row(view: &ShellView) -> Result<Vec<String>> {
     ])
 }
 
-async fn enter(which: &Which, options: Shell) -> Result<()> {
-    let cluster = options.cluster.context("name the cluster")?;
-    let Some(terminal) = Terminal::of_this_program() else {
-        bail!("a shell needs a terminal: standard input and output are not one");
+/// Opens a shell, and says what it lacks.
+async fn open(
+    which: &Which,
+    path: &str,
+    kind: ShellKind,
+    terminal: Option<&Terminal>,
+    command: Vec<String>,
+) -> Result<ShellView> {
+    let (columns, rows) = terminal.and_then(Terminal::size).unwrap_or_default();
+    let request = ShellRequest {
+        kind,
+        columns,
+        rows,
+        term: terminal.map_or_else(|| "dumb".to_owned(), Terminal::kind),
+        command,
     };
-    // First of all: without a way to it, no shell is opened.
-    let server = which.server_to_forward().await?;
-    let (client, path) = (which.client().await?, path(&cluster, &options.at));
-    let view: ShellView = match &options.attach {
-        Some(id) => client.get(&format!("{path}/{id}")).await?,
-        None => {
-            let (columns, rows) = terminal.size().unwrap_or_default();
-            let request = ShellRequest {
-                kind: options.kind,
-                columns,
-                rows,
-                term: terminal.kind(),
-            };
-            client.post(&path, &request).await?
-        }
-    };
-    if !view.missing.is_empty() && options.attach.is_none() {
+    let view: ShellView = which.client().await?.post(path, &request).await?;
+    if !view.missing.is_empty() {
         say!(
             "underpass: the shell is without these protections, as its agent's policy allows: {}",
             view.missing.join(", ")
         );
     }
-    let tunnel = Tunnel::new(server, &cluster, |_| {});
-    let tunnel = match &options.at.node {
-        Some(node) => tunnel.at_node(node),
-        None => tunnel,
+    Ok(view)
+}
+
+async fn enter(which: &Which, options: Shell) -> Result<()> {
+    let cluster = options.cluster.context("name the cluster")?;
+    let path = path(&cluster, &options.at);
+    if options.detach {
+        let terminal = Terminal::of_this_program();
+        let view = open(which, &path, options.kind, terminal.as_ref(), options.words).await?;
+        show_line(view.id);
+        return Ok(());
+    }
+    let Some(terminal) = Terminal::of_this_program() else {
+        bail!("a shell needs a terminal: standard input and output are not one");
+    };
+    // First of all: without a way to it, no shell is opened.
+    let node = options.at.node.as_ref();
+    let way = Path::find(which, options.transport.into(), &cluster, node).await?;
+    let view = match &options.attach {
+        Some(id) => {
+            let client = which.client().await?;
+            client.get::<ShellView>(&format!("{path}/{id}")).await?
+        }
+        None => open(which, &path, options.kind, Some(&terminal), options.words).await?,
     };
     let writes = match (options.take_over, options.watch) {
         (true, _) => ViewerWrites::TakeOver,
         (_, true) => ViewerWrites::Never,
         _ => ViewerWrites::Free,
     };
-    let viewing = Viewing::new(tunnel, Target::Shell(view.kind, view.id.clone()), writes);
-    match viewing.run(&terminal).await? {
+    let way = way.to(path, view.kind, view.id.clone());
+    let left = Viewing::new(&way, writes).run(&terminal).await;
+    way.close().await;
+    match left? {
         Left::Detached => {
             let at = options.at.node.map(|node| format!(" --node {node}"));
             say!(

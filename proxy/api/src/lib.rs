@@ -67,9 +67,10 @@ pub use self::{
     server::ServerInfo,
     sessions::{HTTP_TARGET, SESSIONS, SessionMade, SessionRequest},
     shells::{
-        AttachQuery, BadAttachQuery, CHANNEL_PROTOCOL, SHELL_PROTOCOL, ShellAnswer, ShellChannel,
-        ShellEnd, ShellEvent, ShellExit, ShellList, ShellProblem, ShellQuestion, ShellRefusal,
-        ShellRequest, ShellView, TerminalSize, ViewerRequest, ViewerWrites,
+        AttachQuery, BadAttachQuery, BadShellCommand, CHANNEL_PROTOCOL, SHELL_PROTOCOL,
+        ShellAnswer, ShellChannel, ShellEnd, ShellEvent, ShellExit, ShellList, ShellProblem,
+        ShellQuestion, ShellRefusal, ShellRequest, ShellView, TerminalSize, ViewerRequest,
+        ViewerWrites,
     },
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},

@@ -23,6 +23,8 @@ pub enum ShellChannel {
     Stdin = 0,
     /// Output.
     Stdout = 1,
+    /// Output to stderr, of a command in a pod that has no terminal. A shell has none of it.
+    Stderr = 2,
     /// The end, as a Kubernetes Status.
     Error = 3,
     /// The size of the viewer's terminal: `{"Width":80,"Height":24}`.
@@ -39,6 +41,7 @@ impl ShellChannel {
         let all = [
             Self::Stdin,
             Self::Stdout,
+            Self::Stderr,
             Self::Error,
             Self::Resize,
             Self::Events,
@@ -84,6 +87,38 @@ pub struct ShellRequest {
     /// The kind of its terminal: the variable `TERM`.
     #[serde(default = "usual_term")]
     pub term: String,
+    /// A program and its arguments, in the place of those that the agent's policy names, which has to allow it. Empty for the policy's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+}
+
+/// The words of a shell's command, which the audit log has whole.
+const COMMAND_WORDS: usize = 32;
+
+/// Their bytes together.
+const COMMAND_BYTES: usize = 2048;
+
+/// Not the command of a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the command of a shell has {COMMAND_WORDS} words at the most, {COMMAND_BYTES} bytes together, a program first, and no NUL: \
+     put a longer one into a script"
+)]
+pub struct BadShellCommand;
+
+impl ShellRequest {
+    /// May these be the words of a command? None are.
+    ///
+    /// # Errors
+    /// They are too many, or too long, or no words.
+    pub fn check_command(words: &[String]) -> Result<(), BadShellCommand> {
+        let bytes = words.iter().map(String::len);
+        let is_good = words.len() <= COMMAND_WORDS
+            && bytes.fold(0, usize::saturating_add) <= COMMAND_BYTES
+            && words.first().is_none_or(|program| !program.is_empty())
+            && !words.iter().any(|word| word.contains('\0'));
+        is_good.then_some(()).ok_or(BadShellCommand)
+    }
 }
 
 /// The kind of terminal that web front ends have.
@@ -403,7 +438,8 @@ mod tests {
     fn words_are_as_the_protocol_has_them() {
         let id = "0123456789abcdef0123456789abcdef";
         for text in [
-            r#"{"open":{"shell":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}}"#
+            r#"{"open":{"shell":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}}"#.to_owned(),
+            r#"{"open":{"shell":{"kind":"node","columns":0,"rows":0,"term":"vt100","command":["ls","-l"]}}}"#
                 .to_owned(),
             r#"{"list":{}}"#.to_owned(),
             format!(r#"{{"keep":{{"id":"{id}"}}}}"#),
@@ -424,6 +460,7 @@ mod tests {
             columns: 0,
             rows: 0,
             term: "xterm-256color".to_owned(),
+            command: Vec::new(),
         };
         let (shell, api) = (usual, Vec::new());
         // Of a server that does not say what its caller may.
@@ -460,6 +497,32 @@ mod tests {
     }
 
     #[test]
+    fn a_command_has_so_many_words() {
+        let words = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(ToString::to_string).collect();
+            ShellRequest::check_command(&words)
+        };
+        for good in [
+            &[][..],
+            &["ls"],
+            &["ls", ""],
+            &["a"; 32],
+            &["a", &"b".repeat(2047)],
+        ] {
+            assert_eq!(words(good), Ok(()));
+        }
+        for bad in [
+            &[""][..],
+            &["", "a"],
+            &["a"; 33],
+            &["a", "b\0"],
+            &["a", &"b".repeat(2048)],
+        ] {
+            assert_eq!(words(bad), Err(BadShellCommand));
+        }
+    }
+
+    #[test]
     fn a_message_begins_with_its_channel() {
         for channel in [
             ShellChannel::Stdin,
@@ -470,7 +533,7 @@ mod tests {
             assert_eq!(ShellChannel::read(message[0]), Some(channel));
             assert_eq!(&message[1..], b"a");
         }
-        assert_eq!(ShellChannel::read(2), None);
+        assert_eq!(ShellChannel::read(5), None);
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub enum OpenError {
     /// The session is over.
     #[error("the session has ended")]
     Ended,
+    /// There is none, since the server does not accept the user's credential: why, for people.
+    #[error("{0}")]
+    Refused(Arc<str>),
     /// It takes no stream.
     #[error("the session opens no stream")]
     Stream(#[from] underpass_tunnel::OpenError),
@@ -68,7 +71,7 @@ impl OpenError {
     /// May another attempt succeed, once the path is there again?
     pub(super) fn is_of_the_path(&self) -> bool {
         match self {
-            Self::Away | Self::Ended => false,
+            Self::Away | Self::Ended | Self::Refused(_) => false,
             Self::Stream(error) => matches!(
                 error,
                 underpass_tunnel::OpenError::NoAnswer(_) | underpass_tunnel::OpenError::Session(_)

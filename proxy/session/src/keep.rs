@@ -45,11 +45,20 @@ impl fmt::Display for Event {
 
 type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// The session as its callers find it.
+#[derive(Clone, Default)]
+pub(super) struct Standing {
+    /// The last one, which may have ended.
+    pub(super) session: Option<Session>,
+    /// Why the server does not accept the credential, since it was shown last.
+    pub(super) refused: Option<Arc<str>>,
+}
+
 /// The owner of a session's transports.
 pub(super) struct Keeper {
     connector: Connector,
     registrar: Arc<Registrar>,
-    sessions: watch::Sender<Option<Session>>,
+    standing: watch::Sender<Standing>,
     events: Events,
 }
 
@@ -57,13 +66,13 @@ impl Keeper {
     pub(super) fn new(
         connector: Connector,
         registrar: Arc<Registrar>,
-        sessions: watch::Sender<Option<Session>>,
+        standing: watch::Sender<Standing>,
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> Self {
         Self {
             connector,
             registrar,
-            sessions,
+            standing,
             events: Arc::new(events),
         }
     }
@@ -73,7 +82,7 @@ impl Keeper {
         let Self {
             connector,
             registrar,
-            sessions,
+            standing,
             events,
         } = self;
         let unknown = Notify::new();
@@ -87,7 +96,10 @@ impl Keeper {
             }
             while refusing.try_join_next().is_some() {}
             refusing.spawn(refuse_all(session.clone()));
-            sessions.send_replace(Some(session));
+            standing.send_replace(Standing {
+                session: Some(session),
+                refused: None,
+            });
         };
         let status = |status: Status<'_>| match status {
             Status::Detached(..) if !std::mem::replace(&mut lost, true) => events(Event::Lost),
@@ -105,7 +117,7 @@ impl Keeper {
             }
             _ => {}
         };
-        let registering = keep_registered(&registrar, &unknown, &events);
+        let registering = keep_registered(&registrar, &unknown, &standing, &events);
         tokio::select! {
             never = connector.run_from(Some(first), serve, status) => match never {},
             () = registering => {}
@@ -114,7 +126,12 @@ impl Keeper {
 }
 
 /// Registers the key again: with each new token of the user's, and where the server does not know it any more.
-async fn keep_registered(registrar: &Registrar, unknown: &Notify, events: &Events) {
+async fn keep_registered(
+    registrar: &Registrar,
+    unknown: &Notify,
+    standing: &watch::Sender<Standing>,
+    events: &Events,
+) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first is at once.
@@ -124,6 +141,7 @@ async fn keep_registered(registrar: &Registrar, unknown: &Notify, events: &Event
     loop {
         let forgotten = tokio::select! {
             () = unknown.notified() => true,
+            () = registrar.missed() => false,
             _ = looks.tick() => false,
         };
         // A token that was refused is not shown again: each guess counts against the user's network.
@@ -133,10 +151,17 @@ async fn keep_registered(registrar: &Registrar, unknown: &Notify, events: &Event
         };
         match registered {
             Ok(None) => {}
-            Ok(Some(_)) => (refused, told) = (false, None),
+            Ok(Some(_)) => {
+                (refused, told) = (false, None);
+                standing.send_modify(|standing| standing.refused = None);
+            }
             Err(error @ (ConnectError::Unauthorized(_) | ConnectError::Refused(_))) => {
                 refused = matches!(error, ConnectError::Unauthorized(_));
                 let why = chain(&error).to_string();
+                if refused {
+                    let why = Arc::from(why.as_str());
+                    standing.send_modify(|standing| standing.refused = Some(why));
+                }
                 if told.as_ref() != Some(&why) {
                     events(Event::Refused(why.clone()));
                     told = Some(why);

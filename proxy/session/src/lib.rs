@@ -2,7 +2,8 @@
 //!
 //! A user who loses their network for a moment loses each connection over TLS, and with it every shell, log and watch. In a session
 //! they go on at the exact byte, over the transport that works next (PROTOCOL.md, "User sessions"). A [`UserSession`] gives a stream
-//! for each HTTP/1.1 connection, or relays requests by itself ([`UserSession::relay`]).
+//! for each HTTP/1.1 connection, relays requests by itself ([`UserSession::relay`]), or asks for an upgrade, such as a WebSocket
+//! ([`UserSession::upgrade`]).
 //!
 //! ```no_run
 //! # async fn example(credentials: std::sync::Arc<dyn underpass_session::Credentials>) -> Result<(), Box<dyn std::error::Error>> {
@@ -22,6 +23,7 @@ mod error;
 mod keep;
 mod register;
 mod relay;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,11 +38,12 @@ pub use self::{
     config::SessionConfig,
     error::{ConnectError, OpenError},
     keep::Event,
+    upgrade::Upgraded,
 };
 pub use underpass_https::Credentials;
 pub use underpass_tunnel::{Stream, Transports};
 
-use self::keep::Keeper;
+use self::keep::{Keeper, Standing};
 use self::register::Registrar;
 
 /// How long a new stream waits for a session, or for the transport of one: a laptop that wakes up has its network again by then.
@@ -51,7 +54,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// A user's session. It dials again whenever its connection is lost, until it is dropped.
 pub struct UserSession {
-    sessions: watch::Receiver<Option<Session>>,
+    standing: watch::Receiver<Standing>,
     registrar: Arc<Registrar>,
     keeping: AbortOnDropHandle<()>,
 }
@@ -72,11 +75,11 @@ impl UserSession {
         let registrar = Arc::new(registrar);
         registrar.register().await?;
         let session = connector.connect().await?;
-        let (sender, sessions) = watch::channel(None);
+        let (sender, standing) = watch::channel(Standing::default());
         let keeper = Keeper::new(connector, Arc::clone(&registrar), sender, events);
         let keeping = tokio::spawn(keeper.run(session));
         Ok(Self {
-            sessions,
+            standing,
             registrar,
             keeping: AbortOnDropHandle::new(keeping),
         })
@@ -127,7 +130,7 @@ impl UserSession {
     /// dropped ends as well; where the process ends with it, the server may learn of that when the resume window is over, and counts
     /// the session until then.
     pub async fn close(self) {
-        let session = self.sessions.borrow().clone();
+        let session = self.standing.borrow().session.clone();
         // First: it would dial again.
         drop(self.keeping);
         if let Some(session) = session {
@@ -137,9 +140,9 @@ impl UserSession {
 
     /// The session, once it has a transport.
     async fn attached(&self) -> Result<Session, OpenError> {
-        let mut sessions = self.sessions.clone();
+        let mut standing = self.standing.clone();
         loop {
-            let session = sessions.borrow_and_update().clone();
+            let Standing { session, refused } = standing.borrow_and_update().clone();
             let usable = async {
                 match session.filter(Session::is_open) {
                     Some(session) => {
@@ -149,10 +152,20 @@ impl UserSession {
                     None => std::future::pending().await,
                 }
             };
+            let turned_away = async {
+                match refused {
+                    Some(why) => why,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 session = usable => if session.is_open() { return Ok(session) },
-                changed = sessions.changed() => changed.map_err(|_| OpenError::Ended)?,
+                why = turned_away => {
+                    self.registrar.miss();
+                    return Err(OpenError::Refused(why));
+                }
+                changed = standing.changed() => changed.map_err(|_| OpenError::Ended)?,
             }
             tokio::task::yield_now().await;
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use tokio::sync::Notify;
 use underpass_api::client::{ClientError, Credential, Server};
 use underpass_api::{Client, SESSIONS, SessionMade, SessionRequest};
 use underpass_https::{Credentials, Proxy, Roots};
@@ -20,6 +21,7 @@ pub(super) struct Registrar {
     key: PublicKey,
     /// The token that was shown last, with any answer.
     shown: Mutex<Option<Zeroizing<String>>>,
+    missed: Notify,
 }
 
 impl Registrar {
@@ -37,7 +39,18 @@ impl Registrar {
             credentials,
             key,
             shown: Mutex::default(),
+            missed: Notify::new(),
         }
+    }
+
+    /// A caller was turned away since the server does not accept the credential: the user may have another one by now.
+    pub(super) fn miss(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Waits until a caller was turned away.
+    pub(super) async fn missed(&self) {
+        self.missed.notified().await;
     }
 
     /// The user's token as it is now.

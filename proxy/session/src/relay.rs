@@ -16,7 +16,7 @@ use underpass_http::upgrade::UpgradeRequest;
 use underpass_tunnel::{Class, chain};
 
 use super::UserSession;
-use super::error::ConnectError;
+use super::error::{ConnectError, OpenError};
 
 /// Clients try again so soon where the session has no connection.
 const RETRY: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl UserSession {
         }
     }
 
-    async fn send<B>(
+    pub(super) async fn send<B>(
         &self,
         request: Request<B>,
         upgrade: Option<&UpgradeRequest>,
@@ -77,7 +77,10 @@ impl UserSession {
             None => Class::Default,
         };
         let opened = self.open_taken(class).await;
-        let stream = opened.map_err(|error| away(&chain(&error).to_string()))?;
+        let stream = opened.map_err(|error| match error {
+            OpenError::Refused(why) => unauthorized(&why),
+            error => away(&chain(&error).to_string()),
+        })?;
         let sent = exchange::send(stream, Request::from_parts(parts, body)).await;
         sent.map_err(|error| {
             let text = chain(&error).to_string();
@@ -93,10 +96,7 @@ impl UserSession {
     }
 
     async fn authorization(&self) -> Result<HeaderValue, Response<Body>> {
-        let refused = |error: ConnectError| {
-            let message = format!("underpass: {}", chain(&error));
-            status_response(StatusCode::UNAUTHORIZED, "Unauthorized", &message, None)
-        };
+        let refused = |error: ConnectError| unauthorized(&chain(&error).to_string());
         let token = self.registrar.bearer().await.map_err(refused)?;
         let text = zeroize::Zeroizing::new(format!("Bearer {}", *token));
         let value = HeaderValue::from_str(&text);
@@ -107,7 +107,12 @@ impl UserSession {
     }
 }
 
-fn away(why: &str) -> Response<Body> {
+fn unauthorized(why: &str) -> Response<Body> {
+    let message = format!("underpass: {why}");
+    status_response(StatusCode::UNAUTHORIZED, "Unauthorized", &message, None)
+}
+
+pub(super) fn away(why: &str) -> Response<Body> {
     let message = format!("underpass: {why}");
     status_response(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -117,7 +122,7 @@ fn away(why: &str) -> Response<Body> {
     )
 }
 
-fn answer(
+pub(super) fn answer(
     mut response: Response<Answered>,
     exchange: Exchange,
     upgrade: Option<(UpgradeRequest, OnUpgrade)>,

@@ -1,7 +1,7 @@
 //! `/v1/clusters/{name}/shells` and `/v1/clusters/{name}/nodes/{node}/shells`: the caller's shells at agents. A shell is its agent's, and
 //! no other user sees that it is there. Viewers attach by a WebSocket, which is the gateway's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::extract::{Path, Request};
@@ -220,6 +220,9 @@ async fn open(
         return Err(Problem::invalid(detail));
     }
     let wanted: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
+    ShellRequest::check_command(&wanted.command)
+        .map_err(|error| Problem::invalid(error.to_string()))?;
+    let command = words(&wanted.command);
     let asking = Asking::new(&state, &requester, &names, wanted.kind).await?;
     let asking = asking.with_api(&state, &requester).await?;
     let keepers = state.sessions.keepers();
@@ -242,7 +245,7 @@ async fn open(
     let (opened, recorded) = match opening.open(wanted, about, &state.sessions).await {
         Ok(opened) => opened,
         Err(problem) => {
-            let did = Did::to(KIND, "").subject(&asking.place);
+            let did = Did::to(KIND, "").subject(&asking.place).arguments(&command);
             return Ok(did.refused(&problem).with(problem.into_response()));
         }
     };
@@ -252,7 +255,7 @@ async fn open(
         grant.push_str(&format!(", without {}", view.missing.join(", ")));
     }
     grant.push_str(&recorded);
-    let did = asking.did(&view.id).grant(grant);
+    let did = asking.did(&view.id).grant(grant).arguments(&command);
     keepers.keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
 }
@@ -260,6 +263,13 @@ async fn open(
 fn asks_impersonation(headers: &HeaderMap) -> bool {
     let mut names = headers.keys();
     names.any(|name| name.as_str().starts_with("impersonate-"))
+}
+
+/// The words of a command, for the audit log: `command.00` and so on.
+fn words(command: &[String]) -> BTreeMap<String, String> {
+    let words = command.iter().enumerate();
+    let words = words.map(|(at, word)| (format!("command.{at:02}"), word.clone()));
+    words.collect()
 }
 
 async fn read(

@@ -37,6 +37,7 @@ mod rbac;
 mod recordings;
 mod registered;
 mod revoked;
+mod roaming;
 mod role_table;
 mod rotation;
 mod server_restarted;
@@ -49,6 +50,7 @@ mod taken;
 mod terminal;
 mod tls;
 mod tunnelled;
+mod user_exec;
 mod user_session;
 mod verbs;
 

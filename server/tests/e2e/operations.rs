@@ -119,6 +119,11 @@ impl Site {
         let account = tokio::task::spawn_blocking(|| AGENT_KUBECONFIG.clone());
         let account = account.await.unwrap();
         let deployment = Deployment::start_as_with(transport, account, flags).await;
+        Self::at(deployment, policy)
+    }
+
+    /// At a server that runs.
+    pub(crate) fn at(deployment: Deployment, policy: &str) -> Self {
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
             key: path("node.key"),

@@ -19,6 +19,7 @@ over_both_transports!(
     what_is_pasted_arrives_whole_through_cuts_of_the_agents_connection,
     a_viewer_comes_back_at_the_byte_when_its_connection_is_cut,
     rule_12_a_shell_survives_its_server_and_ends_with_its_viewers_permission,
+    what_is_typed_while_the_viewers_network_is_away_arrives_once,
 );
 
 /// Kernels differ in the protections that they give to tests.
@@ -185,6 +186,131 @@ async fn a_viewer_comes_back_at_the_byte_when_its_connection_is_cut(transport: T
     let numbers: Vec<_> = numbers.collect();
     let all: Vec<_> = (0..).take(numbers.len()).collect();
     assert_eq!(numbers, all, "{said}");
+}
+
+/// Beyond the patience of what detects a lost connection.
+const OUTAGE: Duration = Duration::from_secs(12);
+
+async fn what_is_typed_while_the_viewers_network_is_away_arrives_once(transport: Transport) {
+    let site = Site::new(transport, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let path = Forgetful::start(site.port()).await;
+    let url = format!("https://localhost:{}", path.port);
+    let open = [
+        "shell",
+        CLUSTER_OF_NODES,
+        "--node",
+        NODE,
+        "--kind",
+        "node",
+        "--transport",
+        transport.as_str(),
+    ];
+    let mut viewer = Terminal::start(&site.command_at(&url, &alice, &open), SIZE);
+    viewer.shows("$ ").await;
+    let typed = site.deployment.dir().join("typed");
+    viewer.press(&format!("cat > {}; echo do\"\"ne\r", typed.display()));
+    let typing = async {
+        for number in 0..20 {
+            viewer.press(&format!("line {number}\r"));
+            tokio::time::sleep(OUTAGE / 20).await;
+        }
+    };
+    tokio::join!(path.fail_for(OUTAGE), typing);
+    viewer.shows("connected again").await;
+    viewer.press("\u{4}");
+    viewer.shows("done").await;
+    let expected: String = (0..20).map(|number| format!("line {number}\n")).collect();
+    assert_eq!(fs::read_to_string(&typed).unwrap(), expected);
+    // It was the same view all the time, in one session.
+    assert!(!viewer.text().contains("the agent"), "{}", viewer.text());
+    viewer.press("exit 3\r");
+    let (status, said) = viewer.ended().await;
+    assert_eq!(status, Some(3), "{said}");
+}
+
+#[tokio::test]
+async fn rule_17_a_command_runs_where_the_policys_rule_takes_one() {
+    let policy = POLICY.replace(
+        "    program: /bin/sh\n",
+        "    program: /bin/sh\n    command: true\n",
+    );
+    let site = Site::new(Transport::Auto, &policy).await;
+    let alice = site.user("alice", "admin");
+    let command = [
+        "--kind",
+        "node",
+        "--",
+        "sh",
+        "-c",
+        "echo \"got $1\"; exit 6",
+        "sh",
+        "a b",
+    ];
+    let viewer = shell(&site, &alice, &command);
+    let (status, said) = viewer.ended().await;
+    assert_eq!(status, Some(6), "{said}");
+    assert!(said.contains("got a b"), "{said}");
+    // Rule 15: each word, by itself.
+    let audit = fs::read_to_string(site.deployment.dir().join("data/audit.log")).unwrap();
+    let events = audit
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut opened =
+        events.filter(|event| event["annotations"]["underpass.dev/argument.command.00"] == "sh");
+    let event = opened.next().expect("the opening");
+    assert_eq!(
+        event["annotations"]["underpass.dev/argument.command.04"], "a b",
+        "{event}"
+    );
+    // Without a terminal there is one all the same, and nobody watches.
+    let detach = [
+        "shell",
+        CLUSTER_OF_NODES,
+        "--node",
+        NODE,
+        "--kind",
+        "node",
+        "--detach",
+        "--",
+    ];
+    let mark = site.deployment.dir().join("mark");
+    let script = format!("tty > {}", mark.display());
+    let arguments = [&detach[..], &["sh", "-c", &script]].concat();
+    let detached = run(&mut site.command(&alice, &arguments), b"").await;
+    assert!(detached.status.success(), "{detached:?}");
+    let id = text(&detached.stdout);
+    eventually("the command has run", async || {
+        let list = listed(&site, &alice).await;
+        match list.contains(id.trim()) && list.contains("exit status 0") {
+            true => Ok(()),
+            false => Err(list),
+        }
+    })
+    .await;
+    assert!(fs::read_to_string(&mark).unwrap().starts_with("/dev/pts/"));
+    let long = ["--kind", "node", "--", "sh", &"x".repeat(2048)];
+    let (status, said) = shell(&site, &alice, &long).ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("2048 bytes together"), "{said}");
+    let unknown = ["--kind", "node", "--", "no-such-program"];
+    let (status, said) = shell(&site, &alice, &unknown).ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("no-such-program"), "{said}");
+}
+
+#[tokio::test]
+async fn rule_17_a_command_is_no_way_round_the_policys_rule() {
+    let site = Site::new(Transport::Auto, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let mark = site.deployment.dir().join("mark");
+    let script = format!("touch {}", mark.display());
+    let command = ["--kind", "node", "--", "sh", "-c", &script];
+    let (status, said) = shell(&site, &alice, &command).ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("shells.node"), "{said}");
+    assert_eq!(listed(&site, &alice).await.lines().count(), 1);
+    assert!(!mark.exists());
 }
 
 async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {

@@ -13,6 +13,7 @@ use underpass_core::ShellKind;
 
 pub(crate) use self::read::Shells;
 pub use self::uids::ShellUids;
+use crate::Denied;
 use crate::command::Callers;
 
 /// The protections that a shell of this kind needs, unless its rule says that they may be missing. A shell of the node is there to see and
@@ -109,6 +110,9 @@ pub struct ShellRule {
     pub(crate) kind: ShellKind,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
+    pub(crate) takes_command: bool,
+    /// The caller's command, in the place of program and arguments.
+    pub(crate) command: Option<(PathBuf, Vec<String>)>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) pass: Vec<String>,
     pub(crate) set: BTreeMap<String, String>,
@@ -133,9 +137,29 @@ impl ShellRule {
         &self.program
     }
 
-    /// The program's arguments.
-    pub fn arguments(&self) -> &[String] {
-        &self.arguments
+    /// The command that a shell begins with: the rule's program with its arguments, or else the caller's. A name without a slash is looked
+    /// up on the shell's own PATH.
+    pub fn command(&self) -> (&Path, &[String]) {
+        match &self.command {
+            Some((program, arguments)) => (program, arguments),
+            None => (&self.program, &self.arguments),
+        }
+    }
+
+    /// The same rule with a command of the caller's. Without words it is the rule itself.
+    ///
+    /// # Errors
+    /// The rule takes none.
+    pub fn with_command(&self, words: &[String]) -> Result<Self, Denied> {
+        let command = match words.split_first() {
+            None => None,
+            Some(_) if !self.takes_command => return Err(Denied::ShellCommand(self.kind)),
+            Some((program, arguments)) => Some((program.into(), arguments.to_vec())),
+        };
+        Ok(Self {
+            command,
+            ..self.clone()
+        })
     }
 
     /// The program's working directory, and its `HOME` where the shell has no home of its own.
@@ -215,6 +239,9 @@ impl ShellRule {
         for argument in &self.arguments {
             text.push(' ');
             text.push_str(argument);
+        }
+        if self.takes_command {
+            text.push_str(", or the caller's command");
         }
         let ShellResources {
             memory,

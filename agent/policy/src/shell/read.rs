@@ -32,6 +32,8 @@ struct Entry {
     program: Parsed<AbsolutePath>,
     #[serde(default, deserialize_with = "present")]
     arguments: Option<List<Parsed<Argument>>>,
+    #[serde(default)]
+    command: bool,
     #[serde(default, deserialize_with = "present")]
     directory: Option<Parsed<AbsolutePath>>,
     #[serde(default, deserialize_with = "present")]
@@ -82,6 +84,8 @@ impl Entry {
             kind,
             program: self.program.0.0,
             arguments: arguments.map(|argument| argument.0).collect(),
+            takes_command: self.command,
+            command: None,
             directory: self.directory.map(|path| path.0.0),
             pass,
             set,
@@ -269,6 +273,39 @@ shells:
     }
 
     #[test]
+    fn rule_17_a_shell_runs_a_callers_command_where_its_rule_says_so() {
+        let rule = |yaml: &str| {
+            let policy = Policy::from_yaml(yaml).unwrap();
+            let line = policy.lines().next().unwrap().content;
+            let rule = policy.decide_shell(ShellKind::Kubectl, "alice", &[]);
+            (rule.unwrap(), line)
+        };
+        let own = "program: /bin/bash, arguments: [--login]";
+        let words = ["kubectl", "get", "pods"].map(str::to_owned);
+        let shown = |rule: &crate::ShellRule| {
+            let (program, arguments) = rule.command();
+            format!("{} {}", program.display(), arguments.join(" "))
+        };
+        let (closed, line) = rule(&format!("shells: {{kubectl: {{{own}}}}}"));
+        let denied = closed.with_command(&words).unwrap_err();
+        assert_eq!(denied, Denied::ShellCommand(ShellKind::Kubectl));
+        assert!(denied.to_string().contains("`shells.kubectl`"), "{denied}");
+        assert_eq!(
+            shown(&closed.with_command(&[]).unwrap()),
+            "/bin/bash --login"
+        );
+        assert!(line.starts_with("/bin/bash --login; "), "{line}");
+        let (open, line) = rule(&format!("shells: {{kubectl: {{{own}, command: true}}}}"));
+        assert_eq!(
+            shown(&open.with_command(&words).unwrap()),
+            "kubectl get pods"
+        );
+        assert_eq!(shown(&open), "/bin/bash --login");
+        let words = "/bin/bash --login, or the caller's command; ";
+        assert!(line.starts_with(words), "{line}");
+    }
+
+    #[test]
     fn a_shell_is_what_its_rule_says() {
         let policy = Policy::from_yaml(FULL).unwrap();
         let ops = ["ops".to_owned()];
@@ -364,6 +401,7 @@ shells:
                 "program: /bin/sh, mayBeMissing: [pid]",
                 &["mayBeMissing[0]", "pidNamespace"],
             ),
+            ("program: /bin/sh, command: free", &["command"]),
             ("program: /bin/sh, users: []", &["users", "empty"]),
         ] {
             let yaml = format!("shells: {{kubectl: {{{fields}}}}}");

@@ -165,6 +165,7 @@ impl Answers {
             columns,
             rows,
             term,
+            command,
         } = request;
         if kind != self.kind {
             return Err(ShellProblem {
@@ -172,7 +173,18 @@ impl Answers {
                 detail: format!("a shell of the kind {kind} is another target"),
             });
         }
+        ShellRequest::check_command(&command).map_err(|error| ShellProblem {
+            reason: ShellRefusal::Malformed,
+            detail: error.to_string(),
+        })?;
         let decided = decide(&self.all.policies.current(), &self.identity, kind);
+        let decided = decided.and_then(|rule| match command.is_empty() {
+            true => Ok(rule),
+            false => rule
+                .with_command(&command)
+                .map(Arc::new)
+                .map_err(Refusal::Policy),
+        });
         let rule = decided.map_err(|denied| {
             tracing::info!(
                 target: "underpass::audit", user = self.identity.user(), %kind, reason = %denied, "a shell is refused"

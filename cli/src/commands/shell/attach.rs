@@ -6,47 +6,27 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
-use http::StatusCode;
-use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use underpass_api::{
-    AttachQuery, SHELL_PROTOCOL, ShellChannel, ShellEnd, ShellEvent, TerminalSize, ViewerRequest,
-    ViewerWrites,
+    AttachQuery, ShellChannel, ShellEnd, ShellEvent, TerminalSize, ViewerRequest, ViewerWrites,
 };
-use underpass_core::Target;
-use underpass_forward::{OpenError, Stream, Tunnel};
 use underpass_terminal::{Terminal, interject, obey};
 
 use super::escape::{Escapes, Typed};
-use super::keyboard::{Event, Keyboard};
-
-/// The largest message of an agent's: a piece of output.
-const MESSAGE_BYTES: usize = 1024 * 1024;
+use super::way::{Way, is_final};
+use crate::channels::{Channels, Heard, Incoming, Outgoing, close, not_understood};
+use crate::keyboard::{Event, Keyboard};
 
 /// The first wait before the way is tried again, and the longest.
 const AGAIN: Duration = Duration::from_millis(200);
 const AGAIN_MOST: Duration = Duration::from_secs(5);
 
-/// The time for the agent to answer once there is a stream.
-const ANSWER: Duration = Duration::from_secs(15);
-
-/// The time for the agent to hear that the viewer leaves.
-const GOODBYE: Duration = Duration::from_secs(1);
-
 const KEYS: &str = "~. detaches, ~t takes the keyboard over, ~~ types a ~";
 
-/// A viewer's way to a shell.
-pub(super) struct Viewing {
-    tunnel: Tunnel,
-    target: Target,
+/// A viewer of a shell.
+pub(super) struct Viewing<'a> {
+    way: &'a Way,
     /// Whether it writes, from the next attachment on. The keyboard changes it as well.
     writes: Rc<Cell<ViewerWrites>>,
     /// Bytes of output so far; `None` before the first.
@@ -77,14 +57,10 @@ enum Parted {
     Lost(anyhow::Error),
 }
 
-type To = SplitSink<WebSocketStream<Stream>, Message>;
-type From = SplitStream<WebSocketStream<Stream>>;
-
-impl Viewing {
-    pub(super) fn new(tunnel: Tunnel, target: Target, writes: ViewerWrites) -> Self {
+impl<'a> Viewing<'a> {
+    pub(super) fn new(way: &'a Way, writes: ViewerWrites) -> Self {
         Self {
-            tunnel,
-            target,
+            way,
             writes: Rc::new(Cell::new(writes)),
             had: None,
             redraw: 0,
@@ -96,14 +72,14 @@ impl Viewing {
     /// # Errors
     /// There is no way to the shell, or none any more.
     pub(super) async fn run(mut self, terminal: &Terminal) -> Result<Left> {
-        let mut socket = self.connect(terminal).await?;
+        let mut channels = self.connect(terminal).await?;
         let _raw = terminal
             .raw()
             .context("the terminal does not give every key")?;
         let mut keyboard = Keyboard::new().context("the keyboard cannot be read")?;
         let mut escapes = Escapes::default();
         loop {
-            let (mut to, mut from) = socket.split();
+            let (mut to, mut from) = channels.split();
             let mut hands = Hands {
                 to: &mut to,
                 writes: Rc::clone(&self.writes),
@@ -127,15 +103,15 @@ impl Viewing {
                 }
             }
             let again = self.connect_again(terminal);
-            socket = tokio::select! {
-                socket = again => socket?,
+            channels = tokio::select! {
+                channels = again => channels?,
                 left = given_up(&mut keyboard, &mut escapes) => return Ok(left),
             };
             interject("connected again");
         }
     }
 
-    async fn connect_again(&mut self, terminal: &Terminal) -> Result<WebSocketStream<Stream>> {
+    async fn connect_again(&mut self, terminal: &Terminal) -> Result<Channels> {
         let mut wait = AGAIN;
         if self.writes.get() == ViewerWrites::Free {
             // The agent may not know yet that the one before is gone.
@@ -143,7 +119,7 @@ impl Viewing {
         }
         loop {
             match self.connect(terminal).await {
-                Ok(socket) => return Ok(socket),
+                Ok(channels) => return Ok(channels),
                 Err(error) if is_final(&error) => return Err(error),
                 Err(_) => tokio::time::sleep(wait).await,
             }
@@ -151,72 +127,41 @@ impl Viewing {
         }
     }
 
-    async fn connect(&self, terminal: &Terminal) -> Result<WebSocketStream<Stream>> {
-        let stream = self.tunnel.open(&self.target).await?;
+    async fn connect(&self, terminal: &Terminal) -> Result<Channels> {
         let query = AttachQuery {
             size: size(terminal),
             had: self.had,
             writes: self.writes.get(),
         };
-        let mut request = format!("ws://shell/?{query}").into_client_request()?;
-        let protocol = HeaderValue::from_static(SHELL_PROTOCOL);
-        request
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_PROTOCOL, protocol);
-        let config = WebSocketConfig::default()
-            .write_buffer_size(0)
-            .max_message_size(Some(MESSAGE_BYTES));
-        let connecting = client_async_with_config(request, stream, Some(config));
-        let connected = tokio::time::timeout(ANSWER, connecting).await;
-        let (socket, _) = connected
-            .context("the agent does not answer")?
-            .context("the agent opens no view of the shell")?;
-        Ok(socket)
+        self.way.open(query).await
     }
 
     /// Shows the output.
-    async fn show(&mut self, from: &mut From) -> Parted {
+    async fn show(&mut self, from: &mut Incoming) -> Parted {
         let mut ended = None;
         loop {
-            let message = match from.next().await {
-                Some(Ok(Message::Binary(message))) => message,
-                Some(Ok(Message::Close(_))) | None => {
-                    return match ended {
-                        Some(left) => Parted::Left(left),
-                        None => Parted::Lost(anyhow!("the agent has ended it")),
-                    };
-                }
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => {
-                    return match ended {
-                        Some(left) => Parted::Left(left),
-                        None => Parted::Lost(error.into()),
-                    };
-                }
+            let (channel, payload) = match from.next().await {
+                Ok(Heard::On(channel, payload)) => (channel, payload),
+                Ok(Heard::End) => return parted(ended, anyhow!("the agent has ended it")),
+                Err(error) => return parted(ended, error),
             };
-            let Some((channel, payload)) = message.split_first() else {
-                continue;
-            };
-            let shown = match ShellChannel::read(*channel) {
+            let shown = match channel {
                 Some(ShellChannel::Stdout) => {
                     self.count(payload.len());
                     // The terminal may take its time.
-                    let output = message.slice(1..);
-                    let shown = tokio::task::spawn_blocking(move || obey(&output)).await;
+                    let shown = tokio::task::spawn_blocking(move || obey(&payload)).await;
                     shown.unwrap_or_else(|gone| Err(io::Error::other(gone)))
                 }
                 Some(ShellChannel::Events) => {
-                    match read(payload) {
+                    match read(&payload) {
                         Some(event) => ended = self.hear(event).or(ended),
-                        None => {
-                            return Parted::Lost(anyhow!("the agent's words are not understood"));
-                        }
+                        None => return Parted::Lost(not_understood()),
                     }
                     Ok(())
                 }
                 // Without an event before it, the agent did not let the viewer in.
                 Some(ShellChannel::Error) if ended.is_none() => {
-                    let status: Option<Status> = read(payload);
+                    let status: Option<Status> = read(&payload);
                     let why = status.map(|status| status.message).unwrap_or_default();
                     ended = Some(Left::Refused(why));
                     Ok(())
@@ -261,9 +206,16 @@ impl Viewing {
     }
 }
 
+fn parted(ended: Option<Left>, lost: anyhow::Error) -> Parted {
+    match ended {
+        Some(left) => Parted::Left(left),
+        None => Parted::Lost(lost),
+    }
+}
+
 /// The keyboard's way to the shell.
 struct Hands<'a> {
-    to: &'a mut To,
+    to: &'a mut Outgoing,
     writes: Rc<Cell<ViewerWrites>>,
     keyboard: &'a mut Keyboard,
     escapes: &'a mut Escapes,
@@ -293,11 +245,11 @@ impl Hands<'_> {
     async fn press(&mut self, keys: &[u8]) -> Result<bool> {
         for typed in self.escapes.read(keys) {
             match typed {
-                Typed::Keys(keys) => self.send(ShellChannel::Stdin, &keys).await?,
+                Typed::Keys(keys) => self.to.send(ShellChannel::Stdin, &keys).await?,
                 Typed::Detach => return Ok(true),
                 Typed::TakeOver => {
                     let request = ViewerRequest::TakeOver {};
-                    self.send_json(ShellChannel::Events, &request).await?;
+                    self.to.send_json(ShellChannel::Events, &request).await?;
                     self.writes.set(ViewerWrites::TakeOver);
                     self.resize().await?;
                 }
@@ -309,23 +261,9 @@ impl Hands<'_> {
 
     async fn resize(&mut self) -> Result<()> {
         match size(self.terminal) {
-            Some(size) => self.send_json(ShellChannel::Resize, &size).await,
+            Some(size) => self.to.send_json(ShellChannel::Resize, &size).await,
             None => Ok(()),
         }
-    }
-
-    async fn send_json(
-        &mut self,
-        channel: ShellChannel,
-        content: &impl serde::Serialize,
-    ) -> Result<()> {
-        let text = serde_json::to_vec(content)?;
-        self.send(channel, &text).await
-    }
-
-    async fn send(&mut self, channel: ShellChannel, payload: &[u8]) -> Result<()> {
-        let message = Message::binary(channel.message(payload));
-        Ok(self.to.send(message).await?)
     }
 }
 
@@ -343,37 +281,6 @@ async fn given_up(keyboard: &mut Keyboard, escapes: &mut Escapes) -> Left {
                 }
             }
         }
-    }
-}
-
-/// Says goodbye, so that the agent does not take the viewer for lost.
-async fn close(to: To, from: From) {
-    let Ok(mut socket) = to.reunite(from) else {
-        return;
-    };
-    let closing = async {
-        // The agent may have said it first.
-        let _ = socket.close(None).await;
-        // The end goes with it: nothing would carry it once the program ends.
-        let stream = socket.get_mut();
-        let _ = stream.shutdown().await;
-        let mut rest = [0; 1024];
-        while let Ok(1..) = stream.read(&mut rest).await {}
-    };
-    let _ = tokio::time::timeout(GOODBYE, closing).await;
-}
-
-/// Does no further attempt help?
-fn is_final(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<OpenError>() {
-        Some(OpenError::Refused { code, .. }) => !matches!(
-            *code,
-            StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT
-                | StatusCode::TOO_MANY_REQUESTS
-        ),
-        Some(OpenError::Credential(_) | OpenError::Target(_)) => true,
-        _ => false,
     }
 }
 

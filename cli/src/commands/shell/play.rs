@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use underpass_api::{CastData, CastEvent, CastHeader, CastReader};
 use underpass_terminal::{Terminal, obey, say};
 
-use super::keyboard::{Event, Keyboard};
 use super::recordings;
 use crate::args::{Play, Which};
+use crate::keyboard::{Event, Keyboard};
 
 /// The header with the hash that a recording had when it was finished.
 const SHA256_HEADER: &str = "underpass-recording-sha256";

@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 const PIECE: usize = 16 * 1024;
 
 /// Keys, and changes of the terminal's size.
-pub(super) struct Keyboard {
+pub(crate) struct Keyboard {
     keys: mpsc::Receiver<Vec<u8>>,
     resized: Signal,
 }
 
 /// An event at the terminal.
-pub(super) enum Event {
+pub(crate) enum Event {
     Keys(Vec<u8>),
     Resized,
     /// The terminal is gone.
@@ -27,7 +27,7 @@ impl Keyboard {
     ///
     /// # Errors
     /// The system lacks something.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let (typed, keys) = mpsc::channel(1);
         std::thread::Builder::new()
             .name("keyboard".to_owned())
@@ -50,7 +50,7 @@ impl Keyboard {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         tokio::select! {
             keys = self.keys.recv() => keys.map_or(Event::Gone, Event::Keys),
             Some(()) = self.resized.recv() => Event::Resized,
