@@ -9,6 +9,8 @@
 //! the same trait: one key with the revision, which each transaction compares and sets.
 
 mod agent_key;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod direct;
 mod draft;
 mod earlier_keys;
@@ -278,21 +280,33 @@ impl Directory {
     pub async fn follow(self: Arc<Self>) {
         loop {
             let revision = self.current.load().revision();
-            let followed = match self.store.changed(revision).await {
-                Ok(()) => {
-                    let _writing = self.writing.lock().await;
-                    self.reload().await
-                }
-                Err(error) => Err(error.into()),
+            let error = match self.store.changed(revision).await {
+                Ok(()) => match self.catch_up(revision).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                Err(error) => error.into(),
             };
-            if let Err(error) = followed {
+            if matches!(error, ChangeError::Store(_)) {
+                // `keep_store` asks it again, and says when it works.
+                self.failed(&error);
+            } else {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "keeping the directory as it was"
                 );
-                tokio::time::sleep(PAUSE).await;
             }
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Reads the store, unless a change of this process, which it tells of as well, has replaced this revision already.
+    async fn catch_up(&self, revision: Revision) -> Result<(), ChangeError> {
+        let _writing = self.writing.lock().await;
+        if self.current.load().revision() != revision {
+            return Ok(());
+        }
+        self.reload().await
     }
 
     /// Writes down when tokens were last used, and forgets those that have expired, now and then, for as long as the

@@ -4,6 +4,7 @@ mod agent_key;
 mod full;
 mod join;
 mod join_account;
+mod memory;
 mod names;
 mod registration;
 

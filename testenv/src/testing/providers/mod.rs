@@ -1,5 +1,6 @@
 //! Identity providers, servers behind a cluster, and clients that know nothing of us, as processes of their own that end with the test.
 
+mod etcd;
 mod github;
 mod installed;
 mod oidc;
@@ -9,6 +10,7 @@ mod prometheus;
 mod schemathesis;
 mod slapd;
 
+pub use etcd::{EtcdMembers, EtcdSetup};
 pub use github::FakeGitHub;
 pub use oidc::OidcProvider;
 pub use postgres::Postgres;
