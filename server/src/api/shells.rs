@@ -52,7 +52,7 @@ struct Asking {
     kind: ShellKind,
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     place: String,
-    /// What a shell that is opened may ask the API server for.
+    /// The permissions of a shell that is opened, at the API server.
     api: Vec<Permission>,
 }
 
