@@ -298,7 +298,7 @@ impl Shells {
         Ok(shell.record())
     }
 
-    /// Waits until a shell of this owner begins to end, whatever the reason: its processes may have some seconds yet.
+    /// Waits until a shell of this owner begins to end, for any reason: its processes may have some seconds yet.
     ///
     /// # Errors
     /// There is none.

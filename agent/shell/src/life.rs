@@ -128,7 +128,7 @@ async fn end(shell: &Shell, mut process: Process) -> End {
         cause = shell.end_asked() => cause,
         cause = expired(shell) => cause,
     };
-    // Others may wait for it, whatever the reason.
+    // Others wait for its end by any cause.
     shell.ask_end(cause);
     hang_up(shell, &process.all).await;
     End {

@@ -220,7 +220,7 @@ pub enum ShellQuestion {
     Open {
         /// The shell.
         shell: ShellRequest,
-        /// What a shell of the kind `kubectl` may ask the API server for, as its caller: what the server would let the caller ask.
+        /// The permissions of a shell of the kind `kubectl` at the API server: those that its caller has here.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         api: Vec<Permission>,
         /// How it is recorded from its beginning, where it is: the recorder asks by [`ShellQuestion::Record`].

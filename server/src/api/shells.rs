@@ -54,7 +54,7 @@ struct Asking {
     kind: ShellKind,
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     place: String,
-    /// What a shell that is opened may ask the API server for.
+    /// The permissions of a shell that is opened, at the API server.
     api: Vec<Permission>,
 }
 
@@ -215,7 +215,7 @@ async fn open(
     request: Request,
 ) -> Result<Response, Problem> {
     if asks_impersonation(request.headers()) {
-        // Rule 16: who acts as somebody harmless must not find the shell to be their own.
+        // Rule 16: a caller that acts as another user must not find the shell to be its own.
         let detail = "a shell is opened as the caller, and as nobody else: leave the Impersonate headers out";
         return Err(Problem::invalid(detail));
     }

@@ -322,7 +322,7 @@ async fn rule_12_a_shells_kubectl_ends_with_the_permission_for_it(transport: Tra
     let site = Site::new(transport).await;
     let alice = site.user("shell-erin", "operate").await;
     let mut shell = site.shell(&alice).await;
-    // Whoever takes the kubeconfig away is the user, on this machine, for as long as the shell lives.
+    // A program of this machine with the kubeconfig is the user, for as long as the shell lives.
     let stolen = site.deployment.dir().join("stolen.kubeconfig");
     fs::write(&stolen, shell.kubeconfig().await).unwrap();
     let who = outside(&stolen, &["auth", "whoami", "-o", "json"]).await;

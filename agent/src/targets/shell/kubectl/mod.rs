@@ -1,8 +1,9 @@
 //! Inside a shell of the kind `kubectl`, kubectl is the shell's user.
 //!
-//! Each such shell has an HTTPS listener of its own on this machine, and a kubeconfig for it in its home. Whoever shows the listener's token
-//! reaches the API server as the shell's user and as no other, by the way of the server's own streams ([`KubeApi`]), and may ask for what
-//! the server has said that this user may ask for. The listener closes when the shell begins to end, with all that it carries.
+//! Each such shell has an HTTPS listener of its own on this machine, and a kubeconfig for it in its home. A program that shows the
+//! listener's token reaches the API server as the shell's user and as no other, by the way of the server's own streams ([`KubeApi`]). It
+//! may ask for what the server has said that this user may ask for. The listener closes when the shell begins to end, with all that it
+//! carries.
 
 mod answer;
 mod requests;

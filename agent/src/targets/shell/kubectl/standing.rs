@@ -1,4 +1,4 @@
-//! What a shell's programs may ask the API server for now.
+//! The permissions of a shell's programs at the API server.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use underpass_core::Permission;
 
 use crate::limits;
 
-/// What a shell's programs may ask for, by the server's word. The server stands by its word for as long as it has a stream about the shell:
+/// The permissions of a shell's programs, by the server's word. The server stands by its word for as long as it has a stream about the shell:
 /// by that stream it takes the permission back. Some time after the last one has ended, they may ask for nothing.
 #[derive(Debug)]
 pub(super) struct Standing(watch::Sender<State>);

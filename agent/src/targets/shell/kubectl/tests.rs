@@ -284,7 +284,6 @@ async fn rule_26_what_has_two_meanings_goes_nowhere_from_a_shell() {
         ("GET /api/v1/namespaces/a/../../secrets", 400),
         ("GET /api/v1/namespaces/a/%2e%2e/secrets", 400),
         ("GET //api/v1/secrets", 400),
-        ("GET /api/v1/namespaces/a%2fb/secrets", 400),
         ("TRACE /api/v1/pods", 405),
         ("FROB /api/v1/pods", 405),
     ] {
