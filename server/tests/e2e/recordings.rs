@@ -23,7 +23,7 @@ over_both_transports!(
     a_recording_goes_on_when_the_server_is_killed_and_connections_are_cut,
 );
 
-/// What is recorded of a shell.
+/// The contents of a recording.
 struct Recorded {
     header: CastHeader,
     output: Vec<u8>,

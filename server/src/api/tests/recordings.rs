@@ -58,7 +58,7 @@ async fn rule_15_an_agent_that_cannot_record_opens_no_shell_that_has_to_be_recor
     assert_eq!(open["openRecorded"]["recording"]["required"], true);
     assert_eq!(open["openRecorded"]["recording"]["waitSeconds"], 60);
     assert!(!probe["record"]["id"].is_null(), "{probe}");
-    // What is wrong with the request itself is told as it is.
+    // A fault of the request itself is told as it is.
     let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
     let asked = async {
         of_old(&agent).await;
