@@ -1,6 +1,6 @@
 //! Recordings, and the agents whose shells are recorded.
 
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 use underpass_api::CastHeader;
 use underpass_tunnel::{ResetCode, Session};
 
@@ -147,6 +147,10 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
         keeper
             .answer(&[shell(ID, json!({"end": end, "output": 2}))])
             .await;
+        // Until the server has read it: a stream that is dropped loses what was not read.
+        let mut rest = Vec::new();
+        let _ = recorder.stream.read_to_end(&mut rest).await;
+        let _ = keeper.stream.read_to_end(&mut rest).await;
         (recorder.target, recorder.user, recorder.question)
     };
     let (answer, (target, user, question)) = tokio::join!(opening, asked);
