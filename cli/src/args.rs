@@ -21,7 +21,7 @@ pub(crate) use self::join::{
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
 pub(crate) use self::proxy::Proxy;
 pub(crate) use self::registration::Credentials;
-pub(crate) use self::shell::{AFTER_SHELL, At, Shell, ShellCommand};
+pub(crate) use self::shell::{AFTER_SHELL, At, Play, Shell, ShellCommand};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:

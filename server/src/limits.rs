@@ -396,7 +396,7 @@ pub(crate) const RECORDING_PROBE: usize = 64 * 1024;
 /// Bytes of all recordings that are kept free for the next write of one: [`RECORDING_BATCH`] and a line of the agent's, escaped.
 pub(crate) const RECORDING_ROOM: u64 = 1024 * 1024;
 
-/// Output that is written at once, and events: what an agent sends at once.
+/// Output that is written at once, and events: an agent sends about so much at once.
 pub(crate) const RECORDING_BATCH: usize = 64 * 1024;
 
 /// See [`RECORDING_BATCH`].

@@ -124,7 +124,7 @@ impl Recorder {
 }
 
 impl Acks {
-    /// The recorder has written down everything before this place. What was not sent yet is left out.
+    /// The recorder has written down everything before this place. A place that was not sent yet counts as the last one that was.
     pub fn ack(&self, had: RecordedPlace) {
         let Self(seat) = self;
         seat.shell.ack(seat.id, had);

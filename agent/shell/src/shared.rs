@@ -63,7 +63,7 @@ impl Shared {
             .ok_or(UnknownShell)
     }
 
-    /// A recorder of a shell, also of one that has ended with the permission for it: what is not recorded yet is recorded.
+    /// A recorder of a shell, also of one that has ended with the permission for it: its last output is to be recorded as well.
     pub(crate) fn record(
         &self,
         id: &ShellId,

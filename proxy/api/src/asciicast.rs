@@ -1,7 +1,7 @@
 //! Recordings of terminals as asciicast v2: a header, and then an event a line, each of which is JSON.
 //!
-//! Text in JSON is UTF-8, and a program writes any bytes. Where an event's text is not what was written, a [`CastNote::Exact`] before it has
-//! the bytes: players pass over events of a code that they do not know.
+//! Text in JSON is UTF-8, and a program writes any bytes. Where an event's text differs from the bytes that were written, a [`CastNote::Exact`] before it has
+//! them: players pass over events of a code that they do not know.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,11 +34,11 @@ pub struct CastHeader {
 pub struct CastEvent {
     /// Milliseconds since the beginning.
     pub at: u64,
-    /// What happened.
+    /// The kind of event, with its data.
     pub what: CastData,
 }
 
-/// What happened in a recording.
+/// The kind of an event, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CastData {
     /// The program wrote.

@@ -102,7 +102,7 @@ impl Did {
         }
     }
 
-    /// Whose shell a recording shows, where it is another user's. The log has each such event.
+    /// The user whose shell a recording shows, where it is another one. The log has each such event.
     pub(super) fn recorded_user(self, user: &str) -> Self {
         self.and(RECORDED_USER, user.to_owned())
     }

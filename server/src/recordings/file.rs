@@ -1,4 +1,4 @@
-//! The file of a recording that is being written. Lines are added at its end and nowhere else, so that what a killed server leaves is a
+//! The file of a recording that is being written. Lines are added at its end and nowhere else, so that a killed server leaves a
 //! recording up to its last line.
 
 use std::fs::{File, OpenOptions};
@@ -28,7 +28,7 @@ pub(super) struct CastFile {
     is_dirty: bool,
 }
 
-/// What its lines hold.
+/// The contents of its lines, in numbers.
 #[derive(Clone, Debug)]
 struct State {
     bytes: u64,
@@ -120,7 +120,7 @@ impl CastFile {
         self.is_dirty || self.state.output.waits() || self.state.input.waits()
     }
 
-    /// Goes on at a place: what lies between is missing.
+    /// Goes on at a place. The bytes between are named as missing.
     pub(super) fn go_on_at(&mut self, at: RecordingPlace, ms: u64) -> Result<(), RecordingError> {
         let mut state = self.state.clone();
         // They are sent again.
@@ -201,7 +201,7 @@ impl CastFile {
 
 impl State {
     fn line(&mut self, lines: &mut String, ms: u64, what: CastData) {
-        // What an agent says is not always later than what it has said before.
+        // The times of an agent's events may go back a little.
         self.last = self.last.max(ms);
         let at = self.last;
         lines.push_str(&CastEvent { at, what }.line());
@@ -239,7 +239,7 @@ impl State {
         push(lines, &events);
     }
 
-    /// What the whole lines of a file hold.
+    /// The state after the whole lines of a file.
     fn scan(file: &File) -> Result<Self, RecordingError> {
         let mut lines = Lines::new(file);
         let header = lines.next()?.ok_or(RecordingError::Unreadable)?;

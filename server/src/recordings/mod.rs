@@ -1,4 +1,4 @@
-//! Recordings of shells: what an agent sends of a shell goes into a file here, and stays for as long as the settings say.
+//! Recordings of shells: an agent sends the output of a shell, which goes into a file here, and stays for as long as the settings say.
 //!
 //! A recorder attends each recorded shell at its agent until the shell has ended, across cuts, a full disk and restarts of this server,
 //! and goes on behind the byte that is in the file. The agent keeps what the recorder has not written down yet.
@@ -36,7 +36,7 @@ use crate::api::Sessions;
 use crate::limits;
 use crate::occasional::Occasional;
 
-/// A line of a recording: what an agent says in one, escaped.
+/// A line of a recording: the data of one line of an agent's, escaped.
 const LINE_BYTES: u64 = 1024 * 1024;
 
 /// The folder's name in the data directory.

@@ -11,7 +11,7 @@ pub enum Record {
     /// None are.
     #[default]
     Off,
-    /// All are, as far as that can be done: what was not recorded is named.
+    /// All are, as far as that can be done: missing bytes are named.
     On,
     /// There is no shell without a recording.
     Required,

@@ -295,7 +295,7 @@ impl Recorder {
             active,
             ..
         } = self;
-        // Its facts come first: who waits for the end finds them.
+        // Its facts come first: the keeper that waits for the end may read them.
         let (noting, key, noted) = (Arc::clone(&shared), facts.key(), finished.clone());
         let written = blocking(move || noting.folder.finish(&key, noted)).await;
         shared.active().remove(&facts.key());

@@ -2,7 +2,7 @@
 
 use underpass_api::{CastData, CastEvent, CastNote};
 
-/// What is written of one sequence of bytes: output, or input.
+/// The text of one sequence of bytes: output, or input.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text {
     /// The beginning of a character: three bytes at the most.

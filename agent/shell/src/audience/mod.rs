@@ -511,7 +511,7 @@ impl Audience {
         let came = change.map(|change| change.came);
         let came = came.or(marked.map(|(came, _)| came)).unwrap_or(begun);
         let (next, behind) = self.next_at(at, most);
-        // What was typed comes before its echo.
+        // Input comes before its echo.
         let typed = tape.input_came();
         let typed = typed.filter(|typed| next == Next::Nothing || *typed <= came);
         if let (Some(typed), Some(tape)) = (typed, &mut self.tape) {

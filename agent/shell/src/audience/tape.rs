@@ -1,4 +1,4 @@
-//! What is recorded of a shell: when its output came, what was typed, and how much of both the recorder has written down. The output
+//! The recording of a shell: the times of its output, its input, and how much of both the recorder has written down. The output
 //! itself is in the audience's ring.
 
 use std::collections::VecDeque;
@@ -111,7 +111,7 @@ pub(crate) struct Tape {
     /// The place of the first byte of input that is kept.
     input_start: u64,
     input_marks: Marks,
-    /// What the recorder has written down.
+    /// The place before which the recorder has written everything down.
     had: RecordedPlace,
     /// Whether a recorder is there, and which one.
     recorder: Option<RecorderId>,

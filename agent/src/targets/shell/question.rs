@@ -95,7 +95,7 @@ impl Answers {
         })
     }
 
-    /// A recorder of the caller's shell. Whether the policy allows the shell counts no more: what it had is recorded.
+    /// A recorder of the caller's shell. The policy is not asked again: the output of a shell that it does not allow any more is recorded as well.
     fn recorder(&self, id: &ShellId, had: RecordingPlace) -> Result<Recorder, ShellProblem> {
         let had = record::of_place(had);
         let recorder = self.all.shells.record(id, &owner(&self.identity), had);

@@ -1,4 +1,4 @@
-//! The recorder of a shell, which is at the server: what it hears, and its word on what it has written down.
+//! The recorder of a shell, which is at the server: its events, and its word on the bytes that it has written down.
 
 use std::time::Duration;
 

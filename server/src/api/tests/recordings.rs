@@ -1,6 +1,6 @@
 //! Recordings, and the agents whose shells are recorded.
 
-use tokio::io::AsyncBufReadExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 use underpass_api::CastHeader;
 use underpass_tunnel::{ResetCode, Session};
 
@@ -58,7 +58,7 @@ async fn rule_15_an_agent_that_cannot_record_opens_no_shell_that_has_to_be_recor
     assert_eq!(open["open"]["recording"]["required"], true);
     assert_eq!(open["open"]["recording"]["waitSeconds"], 60);
     assert!(!probe["record"]["id"].is_null(), "{probe}");
-    // What is wrong with the request itself is told as it is.
+    // A fault of the request itself is told as it is.
     let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
     let asked = async {
         of_old(&agent).await;
@@ -147,6 +147,10 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
         keeper
             .answer(&[shell(ID, json!({"end": end, "output": 2}))])
             .await;
+        // Until the server has read it: a stream that is dropped loses what was not read.
+        let mut rest = Vec::new();
+        let _ = recorder.stream.read_to_end(&mut rest).await;
+        let _ = keeper.stream.read_to_end(&mut rest).await;
         (recorder.target, recorder.user, recorder.question)
     };
     let (answer, (target, user, question)) = tokio::join!(opening, asked);

@@ -53,7 +53,7 @@ fn a_recording_goes_on_behind_any_part_of_it() {
         file.add(&[output(1, piece)]).unwrap();
     }
     file.settle().unwrap();
-    assert_eq!((file.had(), read(&whole)), (at(19), (all.to_vec(), 0)));
+    assert_eq!((file.had(), read(&whole)), (at(18), (all.to_vec(), 0)));
     let bytes = fs::read(&whole).unwrap();
     for cut in header().line().len()..=bytes.len() {
         let path = folder.path().join(format!("{cut}.cast"));
