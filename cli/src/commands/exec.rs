@@ -17,7 +17,7 @@ use super::node::{CommandStatus, SIGNALLED};
 use super::proxy::until_signal;
 use crate::args::{Exec, Which};
 
-/// What a shell says of a program that wrote to a pipe whose reader is gone: SIGPIPE.
+/// The status that a shell gives a program that wrote to a pipe whose reader is gone: SIGPIPE.
 const BROKEN_PIPE: u8 = SIGNALLED + 13;
 
 pub(crate) async fn run(which: &Which, options: Exec) -> Result<()> {

@@ -8,7 +8,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 use crate::printable;
 
 /// A program of the shell's may have left the terminal in any state. These undo each mode by itself: a reset of all would clear the screen
-/// of some terminals. The cursor stays in its line, so that what was shown stays above the next prompt. Origin mode (DECOM) alone is left,
+/// of some terminals. The cursor stays in its line, so that earlier output stays above the next prompt. Origin mode (DECOM) alone is left,
 /// since to leave it moves the cursor: it means nothing where the scroll region is the whole screen.
 const USUAL: &str = concat!(
     // The end of a string that was cut off: the rest would be part of it.
@@ -27,7 +27,7 @@ const USUAL: &str = concat!(
     "\x1b[?5l\x1b[?45l\x1b[?1l\x1b[?66l\x1b>",
     // The mouse in all of its forms, and reports of the focus: off.
     "\x1b[?9l\x1b[?1000l\x1b[?1001l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?1005l\x1b[?1006l\x1b[?1015l\x1b[?1016l",
-    // Marks around what is pasted, updates that wait for their end, reports of colours and of the size: off.
+    // Marks around pasted text, updates that wait for their end, reports of colours and of the size: off.
     "\x1b[?2004l\x1b[?2026l\x1b[?2031l\x1b[?2048l",
     // Keys that are told in other ways: xterm's modifyOtherKeys, and kitty's flags.
     "\x1b[>4;0m\x1b[=0u",

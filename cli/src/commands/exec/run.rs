@@ -147,7 +147,7 @@ async fn type_in(
                 }
                 Event::Gone if ends_input => {
                     let stdin = [ShellChannel::Stdin as u8];
-                    // What follows is the command's alone.
+                    // From here on there is output alone.
                     let _ = to.send(ShellChannel::Close, &stdin).await;
                     std::future::pending().await
                 }
@@ -167,7 +167,7 @@ async fn hear(from: &mut Incoming, is_raw: bool) -> Result<Ended> {
     let mut ended = None;
     loop {
         let heard = match ended.is_some() {
-            // The status is there: what is missing is the end of the stream.
+            // The status is there, and the end of the stream is near.
             true => match tokio::time::timeout(CLOSING, from.next()).await {
                 Ok(Ok(heard)) => heard,
                 Ok(Err(_)) | Err(_) => Heard::End,
