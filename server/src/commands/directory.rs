@@ -15,7 +15,7 @@ use crate::data_dir::DataDir;
 use crate::directory::{self, copy};
 use crate::etcd;
 
-/// What to do with the directory.
+/// Commands about the directory as a whole.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a copy of the directory into a new file that only its owner can read: of the data directory, while no server

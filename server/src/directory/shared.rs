@@ -15,7 +15,7 @@ use crate::data_dir::DataDir;
 /// The file with the installation's number.
 pub(super) const INSTALLATION: &str = "installation";
 
-/// What holds the data directory for one server, as its file does where the directory is in one.
+/// The lock that one server holds on its data directory, as it holds the embedded store's file.
 const LOCK: &str = "server.lock";
 
 /// The store of one server's data directory.

@@ -13,7 +13,7 @@ use underpass_testenv::{CLUSTER_NAME, Transport};
 use crate::deployment::{CLUSTER, Deployment, PROGRAMS};
 use crate::flight::InFlight;
 
-/// What a revocation may take, wherever it was made.
+/// Time for a revocation, at the server that made it and at others.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Flags for a directory on these members.
