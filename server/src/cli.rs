@@ -14,7 +14,7 @@ use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::recover::Recover;
-use crate::{audit, budgets, proxies, recordings};
+use crate::{audit, budgets, commands, etcd, proxies, recordings};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out. `underpass` changes its directory
@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Make a new administrator while no server runs: the way back in when all other credentials are lost. Other
     /// credentials stay as they are
     Recover(Box<Recover>),
+    /// Copy the directory into a file, or a file's into a directory: for a backup, or to move it to etcd or from there
+    #[command(subcommand)]
+    Directory(Box<commands::directory::Command>),
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +158,8 @@ pub(crate) struct Serve {
     /// Time that streams of a user's session wait for a user whose connection is lost, an hour at the most; 0s ends them at once
     #[arg(long, env = "UNDERPASS_USER_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
     pub(crate) user_resume_window: ResumeWindow,
+    #[command(flatten)]
+    pub(crate) etcd: etcd::Options,
     #[command(flatten)]
     pub(crate) proxies: proxies::Options,
     #[command(flatten)]

@@ -158,14 +158,18 @@ impl DataDir {
     /// Waits until no other process changes the folder. Dropping the file ends the lock.
     pub(crate) fn lock(&self) -> Result<File, FileError> {
         const NAME: &str = "lock";
-        let mut options = OpenOptions::new();
-        let options = options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options
-            .open(self.path(NAME))
-            .map_err(|error| self.error("open", NAME, error))?;
+        let file = self.open_lock(NAME)?;
         file.lock()
             .map_err(|error| self.error("lock", NAME, error))?;
         Ok(file)
+    }
+
+    /// A file of the folder to lock.
+    pub(crate) fn open_lock(&self, name: &str) -> Result<File, FileError> {
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true).mode(0o600);
+        let opened = options.open(self.path(name));
+        opened.map_err(|error| self.error("open", name, error))
     }
 
     fn error(&self, action: &'static str, name: &str, source: io::Error) -> FileError {

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod data_dir;
 mod directory;
+mod etcd;
 mod files;
 mod first_administrator;
 #[cfg(feature = "fuzzing")]
@@ -76,10 +77,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Recover(options) => {
             commands::serve::start_logging("warn", LogFormat::Text);
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?
-                .block_on(recover::run(&cli.data_dir, *options))
+            runtime()?.block_on(recover::run(&cli.data_dir, *options))
+        }
+        Command::Directory(command) => {
+            commands::serve::start_logging("warn", LogFormat::Text);
+            runtime()?.block_on(commands::directory::run(&cli.data_dir, *command))
         }
     }
+}
+
+/// For a command that is over soon.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }

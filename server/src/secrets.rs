@@ -33,6 +33,11 @@ pub(crate) enum SecretsError {
         path.display()
     )]
     Lost { path: PathBuf, clusters: String },
+    #[error(
+        "the directory is on etcd and holds credentials of clusters that this server's key does not open ({clusters}): give all its \
+         servers the same --secrets-key-file"
+    )]
+    Other { clusters: String },
 }
 
 /// Reads the keys: of `files`, of which the first encrypts; else the data directory's own, which is made where nothing has
@@ -76,6 +81,30 @@ fn own(data: &DataDir, directory: &Directory) -> Result<SealingKey, SecretsError
     let text = SealingKey::generate().map_err(SecretsError::Generate)?;
     data.write(NAME, &text)?;
     SealingKey::from_text(&text).map_err(|error| SecretsError::Key(path, error))
+}
+
+/// Refuses a key that others do not have, in a directory of several servers: [`renew`] would delete what it does not open.
+pub(crate) fn check(directory: &Directory, keys: &Keyring) -> Result<(), SecretsError> {
+    let snapshot = directory.snapshot();
+    let named = |name: &str| ClusterName::new(name).ok();
+    let direct = snapshot.all::<Cluster>().iter().filter(|(name, entry)| {
+        let direct = entry.object.direct.as_ref().zip(named(name));
+        direct.is_some_and(|(direct, name)| direct.renewed(&name, keys).is_err())
+    });
+    let registered = snapshot.all::<Registration>().iter();
+    let registered = registered.filter(|(name, entry)| {
+        named(name).is_some_and(|name| entry.object.renewed(&name, keys).is_err())
+    });
+    let direct = direct.map(|(name, _)| name.as_str());
+    let clusters: Vec<_> = direct
+        .chain(registered.map(|(name, _)| name.as_str()))
+        .collect();
+    match clusters.is_empty() {
+        true => Ok(()),
+        false => Err(SecretsError::Other {
+            clusters: clusters.join(", "),
+        }),
+    }
 }
 
 /// Encrypts with the first key what another one encrypts still, and says what does not open.
@@ -226,6 +255,9 @@ mod tests {
         let direct = direct(&directory);
         direct.open(&cluster, &open(&[&new])).unwrap();
         direct.open(&cluster, &open(&[&old])).unwrap_err();
+        check(&directory, &open(&[&new])).unwrap();
+        let other = check(&directory, &open(&[&old])).unwrap_err();
+        assert!(other.to_string().contains("edge"), "{other}");
         // A credential stays as it is without its key.
         renew(&directory, &open(&[&old])).await.unwrap();
         assert_eq!(directory.snapshot().revision(), revision);

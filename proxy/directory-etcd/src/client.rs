@@ -1,4 +1,4 @@
-//! Calls of etcd, at whichever endpoint answers.
+//! Calls of etcd, at one endpoint after the other until one answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,14 +84,14 @@ pub(crate) struct Watch {
     links: u64,
 }
 
-/// What a call is made with.
+/// The connection and the token of a call.
 struct Way {
     link: Link,
     token: Option<Token>,
     links: u64,
 }
 
-/// What etcd gives a user who has logged in.
+/// The proof that a user has logged in.
 #[derive(Clone)]
 struct Token {
     value: AsciiMetadataValue,

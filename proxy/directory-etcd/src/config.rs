@@ -163,7 +163,7 @@ impl Endpoint {
     }
 }
 
-/// What all keys of a directory begin with: it has a slash at both ends.
+/// The beginning of all keys of a directory: it has a slash at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix(String);
 

@@ -99,7 +99,7 @@ pub enum EtcdError {
     AnotherInstallation {
         /// The prefix.
         prefix: String,
-        /// Whose it is.
+        /// The directory's.
         found: String,
         /// This server's.
         expected: String,

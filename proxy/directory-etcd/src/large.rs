@@ -2,8 +2,8 @@
 //!
 //! The writes are put beside the objects first, in parts that nothing reads. One transaction makes them count: it names the change
 //! in the state, provided that all parts are there. From then on a reading puts the parts' writes over the objects. The next writer moves
-//! them there, in as many transactions as it takes, each of which compares the state, and then removes the parts. Whoever stops
-//! anywhere leaves a directory with the whole change or without it; moving the same writes twice changes nothing.
+//! them there, in as many transactions as it takes, each of which compares the state, and then removes the parts. A process
+//! that stops at any of these steps leaves a directory with the whole change or without it; moving the same writes twice changes nothing.
 
 use prost::Message as _;
 use underpass_directory::{CommitError, ObjectKind, Revision, Write};
@@ -119,7 +119,7 @@ impl EtcdStore {
         counted
     }
 
-    /// Removes the parts of a change that does not count. What stays is removed with the parts of the next one that does.
+    /// Removes the parts of a change that does not count. Parts that stay are removed with the parts of the next one that does.
     async fn forget(&self, commit: &str) {
         let prefix = self.keys.parts_of(commit);
         let range_end = end_of(&prefix);

@@ -9,7 +9,7 @@ pub(crate) const TXN_WRITES: usize = 120;
 /// told otherwise.
 pub(crate) const TXN_BYTES: usize = 1024 * 1024;
 
-/// What a write costs beside its key and its value, at most.
+/// Bytes of a write beside its key and its value, at most.
 pub(crate) const WRITE_OVERHEAD: usize = 64;
 
 /// Parts of one large change: each is an operand of the transaction that makes it count. So a change has 120 MiB at the most.

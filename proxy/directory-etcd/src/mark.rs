@@ -1,4 +1,4 @@
-//! Whose directory the prefix holds.
+//! The mark of a directory: the installation that it belongs to, and the layout of its keys.
 
 use serde::{Deserialize, Serialize};
 

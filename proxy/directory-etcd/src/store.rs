@@ -19,7 +19,7 @@ use crate::wire::{
     delete, delete_all, end_of, get, put,
 };
 
-/// What to do where there is no directory.
+/// The answer to a prefix without a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
     /// Make a new one, unless one was there before.

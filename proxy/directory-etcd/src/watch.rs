@@ -84,7 +84,7 @@ impl EtcdStore {
     }
 }
 
-/// What a message of the watch means.
+/// The meaning of a message of the watch.
 enum Heard {
     Nothing,
     Change,

@@ -198,7 +198,7 @@ pub async fn of_writers_at_once_one_wins(world: &dyn Fixture) {
     }
 }
 
-/// Whatever a header can hold, and more.
+/// All that a header can hold, and more.
 pub async fn names_are_kept_as_they_are(world: &dyn Fixture) {
     let store = world.open().await;
     let names = [
@@ -352,7 +352,7 @@ pub async fn a_change_that_is_given_up_is_whole_or_nothing(world: &dyn Fixture) 
             }))
             .await;
         }
-        // What was under way may still arrive.
+        // The write may still be under way.
         loop {
             let after = load(&*store).await;
             if after.revision != before.revision {

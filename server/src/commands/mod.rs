@@ -3,6 +3,7 @@
 use underpass_terminal::say;
 
 pub(crate) mod ca_pin;
+pub(crate) mod directory;
 pub(crate) mod serve;
 
 /// The last words of a command that failed.

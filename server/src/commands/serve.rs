@@ -84,6 +84,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
         public_port: options.public_port,
         proxy_protocol_from,
         trusted_proxies,
+        etcd: options.etcd.config()?,
         authentication: options.authentication,
         admin_token_file: options.admin_token_file,
         secrets_key_files: options.secrets_key_files,

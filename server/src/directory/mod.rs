@@ -1,6 +1,9 @@
-//! The directory's embedded store: one file in the data directory, crash-safe, of one process at a time.
+//! The directory's stores. The embedded one is a file in the data directory, crash-safe, of one process at a time; the other one is
+//! on etcd.
 
+pub(crate) mod copy;
 mod disk;
+mod shared;
 mod store;
 mod tables;
 
@@ -10,12 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use underpass_directory::{Directory, OpenError};
+use underpass_directory::{Directory, OpenError, Store};
+use underpass_directory_etcd::{EtcdConfig, EtcdError};
 
 use self::disk::FileDisk;
+use self::shared::INSTALLATION;
+pub(crate) use self::shared::open as on_etcd;
 use self::store::FileStore;
 use self::tables::THIS_FORMAT;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, FileError};
 
 /// The file's name in the data directory.
 pub(crate) const NAME: &str = "directory.redb";
@@ -40,6 +46,22 @@ pub(crate) enum DirectoryError {
     Format { path: PathBuf, found: u64 },
     #[error("{} cannot be used", .0.display())]
     Contents(PathBuf, #[source] OpenError),
+    #[error("the directory on etcd cannot be used")]
+    Etcd(#[source] EtcdError),
+    #[error("the directory on etcd cannot be used")]
+    EtcdContents(#[source] OpenError),
+    #[error(
+        "the directory of this data directory is on etcd, as {} says: name it with --etcd. To leave etcd, export the directory \
+         from there, and import it", .0.display()
+    )]
+    OnEtcd(PathBuf),
+    #[error(
+        "etcd holds no directory, and this data directory has one, {}: move it with `underpass-server directory export` and \
+         `import --etcd`, or remove the file to begin anew", .0.display()
+    )]
+    NotMoved(PathBuf),
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl DirectoryError {
@@ -50,29 +72,65 @@ impl DirectoryError {
 
 /// Opens the data directory's directory, and makes it where there is none. Waits for a moment where another process has it.
 pub(crate) async fn open(data: &DataDir) -> Result<Arc<Directory>, DirectoryError> {
-    let path = data.path(NAME);
     let deadline = Instant::now() + PATIENCE;
     let file = loop {
-        match FileStore::open(FileDisk::new(&path)) {
+        match in_file(data) {
             Err(DirectoryError::InUse(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(PAUSE).await;
             }
             other => break other?,
         }
     };
-    let opened = Directory::open(Arc::new(file)).await;
-    opened.map_err(|error| DirectoryError::Contents(path, error))
+    let opened = Directory::open(file).await;
+    opened.map_err(|error| DirectoryError::Contents(data.path(NAME), error))
+}
+
+/// Opens the directory on etcd for the data directory's server. Waits for a moment where another one has the data directory.
+pub(crate) async fn open_on_etcd(
+    data: &DataDir,
+    config: &EtcdConfig,
+) -> Result<Arc<Directory>, DirectoryError> {
+    let deadline = Instant::now() + PATIENCE;
+    let store = loop {
+        match shared::store(data, config).await {
+            Err(DirectoryError::InUse(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => break other?,
+        }
+    };
+    let opened = Directory::open(Arc::new(store)).await;
+    opened.map_err(DirectoryError::EtcdContents)
 }
 
 /// Opens the directory, unless another process has it.
 pub(crate) async fn try_open(data: &DataDir) -> Result<Arc<Directory>, DirectoryError> {
-    let path = data.path(NAME);
-    let opened = Directory::open(Arc::new(FileStore::open(FileDisk::new(&path))?)).await;
-    opened.map_err(|error| DirectoryError::Contents(path, error))
+    let opened = Directory::open(in_file(data)?).await;
+    opened.map_err(|error| DirectoryError::Contents(data.path(NAME), error))
+}
+
+/// The embedded store, unless another process has it, or the directory is elsewhere.
+pub(crate) fn in_file(data: &DataDir) -> Result<Arc<dyn Store>, DirectoryError> {
+    if data.read(INSTALLATION)?.is_some() {
+        return Err(DirectoryError::OnEtcd(data.path(INSTALLATION)));
+    }
+    take_into_file(data)
+}
+
+/// The same for a directory that comes from elsewhere, or does so again.
+pub(crate) fn take_into_file(data: &DataDir) -> Result<Arc<dyn Store>, DirectoryError> {
+    Ok(Arc::new(FileStore::open(FileDisk::new(&data.path(NAME)))?))
+}
+
+/// From now on the directory of the data directory is in its file.
+pub(crate) fn belongs_to_file(data: &DataDir) -> Result<(), FileError> {
+    data.remove(INSTALLATION)
 }
 
 #[cfg(test)]
 mod tests {
+    mod embedded;
+
     use std::os::unix::fs::PermissionsExt;
 
     use std::io::ErrorKind;

@@ -12,6 +12,7 @@ use underpass_authenticate::Step;
 use underpass_core::{ClusterDomain, ClusterDomains, HostName, Networks};
 use underpass_direct::Plugins;
 use underpass_directory::Store;
+use underpass_directory_etcd::EtcdConfig;
 use underpass_gateway::{BudgetConfig, IdleTimeout};
 use underpass_https::Proxy;
 use underpass_tunnel::ResumeWindow;
@@ -42,6 +43,8 @@ pub struct ServerConfig {
     pub trusted_proxies: Networks,
     /// The store of the directory; the embedded one, in the data directory, without it.
     pub store: Option<Arc<dyn Store>>,
+    /// The etcd that keeps the directory, in the place of [`ServerConfig::store`] and of the embedded one.
+    pub etcd: Option<EtcdConfig>,
     /// File with the authenticators, read again when it changes. Without it, the server takes its own tokens.
     pub authentication: Option<PathBuf>,
     /// Authenticators of the embedder's, asked behind those of the file. Their names must differ from those.
@@ -93,6 +96,7 @@ impl ServerConfig {
             proxy_protocol_from: Networks::default(),
             trusted_proxies: Networks::default(),
             store: None,
+            etcd: None,
             authentication: None,
             authenticators: Vec::new(),
             admin_token_file: None,
@@ -116,6 +120,9 @@ impl ServerConfig {
     pub(super) fn check(&self) -> Result<()> {
         if let Some(address) = self.metrics.filter(|_| self.recorder.is_none()) {
             bail!("metrics at {address} need a recorder");
+        }
+        if self.store.is_some() && self.etcd.is_some() {
+            bail!("a directory has one store, and not both one of the embedder's and etcd");
         }
         let mut programs = self.plugins.programs.iter();
         if let Some(path) = programs.find(|path| !path.is_absolute()) {

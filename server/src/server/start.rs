@@ -198,9 +198,10 @@ impl Opened {
     async fn open(config: &ServerConfig) -> Result<Self> {
         let data = DataDir::open(&config.data_dir)?;
         // First: the holder of the directory is the server of this data directory.
-        let directory = match &config.store {
-            None => directory::open(&data).await?,
-            Some(store) => Directory::open(Arc::clone(store)).await?,
+        let directory = match (&config.store, &config.etcd) {
+            (Some(store), _) => Directory::open(Arc::clone(store)).await?,
+            (None, Some(etcd)) => directory::open_on_etcd(&data, etcd).await?,
+            (None, None) => directory::open(&data).await?,
         };
         let admin_token = config.admin_token_file.clone();
         first_administrator::make(
@@ -209,6 +210,9 @@ impl Opened {
         )
         .await?;
         let keys = secrets::open(&data, &config.secrets_key_files, &directory)?;
+        if config.etcd.is_some() {
+            secrets::check(&directory, &keys)?;
+        }
         secrets::renew(&directory, &keys).await?;
         let ca = Ca::load_or_create(&data)?;
         let (certificate, following, trusted) = Self::certificate(config, &data, &ca)?;

@@ -23,6 +23,7 @@ mod deployment;
 mod direct;
 mod directory;
 mod early_answers;
+mod etcd;
 mod flight;
 mod impersonation;
 mod join;

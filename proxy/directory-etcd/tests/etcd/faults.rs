@@ -172,7 +172,7 @@ async fn a_watch_that_was_away_too_long_reads_anew() {
     assert_eq!(load(&watcher).await.revision, at);
 }
 
-/// Whichever page is being read.
+/// On every page.
 #[tokio::test]
 async fn a_reading_begins_anew_when_its_revision_is_compacted() {
     let etcd = EtcdMembers::start(EtcdSetup::default()).await;

@@ -1,4 +1,4 @@
-//! Whose directory a prefix holds, and which one.
+//! Prefixes that hold another directory than this server's.
 
 use underpass_directory::Store as _;
 use underpass_directory::conformance::{end, soon};
@@ -147,7 +147,7 @@ async fn values_that_no_version_writes_are_named() {
     load(&store).await;
 }
 
-/// What a server that was killed has left does not count, and goes.
+/// Parts that a killed server has left do not count, and go.
 #[tokio::test]
 async fn parts_of_a_change_that_never_counted_go() {
     let etcd = shared().await;
