@@ -302,6 +302,8 @@ pub async fn a_large_change_is_all_or_nothing_for_readers(world: &dyn Fixture) {
         at
     });
     loop {
+        // A store that never waits would leave the writer no turn.
+        tokio::task::yield_now().await;
         let done = writing.is_finished();
         let read = load(&*reader).await;
         let value = read.revision.to_string();
