@@ -168,16 +168,18 @@ pub async fn of_writers_at_once_one_wins(world: &dyn Fixture) {
     const WRITERS: usize = 8;
     let mut at = Revision(0);
     for round in 0..10 {
-        let mut writing = Vec::new();
-        for writer in 0..WRITERS {
+        // All of them have read it before the first one writes.
+        let mut stores = Vec::new();
+        for _ in 0..WRITERS {
             let store = world.open().await;
             load(&*store).await;
-            let write = set(ObjectKind::Group, &format!("{round}"), format!("{writer}"));
-            let at = at;
-            writing.push(tokio::spawn(async move {
-                soon(store.commit(at, vec![write])).await
-            }));
+            stores.push(store);
         }
+        let writing = stores.into_iter().enumerate().map(|(writer, store)| {
+            let write = set(ObjectKind::Group, &format!("{round}"), format!("{writer}"));
+            tokio::spawn(async move { soon(store.commit(at, vec![write])).await })
+        });
+        let writing: Vec<_> = writing.collect();
         let mut won = Vec::new();
         for (writer, written) in writing.into_iter().enumerate() {
             match written.await.unwrap() {
@@ -302,6 +304,8 @@ pub async fn a_large_change_is_all_or_nothing_for_readers(world: &dyn Fixture) {
         at
     });
     loop {
+        // A store that never waits would leave the writer no turn.
+        tokio::task::yield_now().await;
         let done = writing.is_finished();
         let read = load(&*reader).await;
         let value = read.revision.to_string();

@@ -213,7 +213,7 @@ mod tests {
         let body = text.rsplit_once("{\"sha256").unwrap().0;
         assert!(read(&again(body)).is_ok());
         let dragon = body.replace("\"kind\":\"user\"", "\"kind\":\"dragon\"");
-        assert!(matches!(read(&again(&dragon)), Err(CopyError::Line(3))));
+        assert!(matches!(read(&again(&dragon)), Err(CopyError::Line(2))));
         let fewer = body.replace("\"objects\":3", "\"objects\":4");
         assert!(matches!(read(&again(&fewer)), Err(CopyError::Count { .. })));
         let twice = format!("{body}{}\n", body.lines().nth(1).unwrap());
