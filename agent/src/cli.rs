@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, V
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use underpass_core::ImpersonationPolicy;
+use underpass_terminal::LogForm;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 use underpass_tunnel::{CaPin, LinkCount, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
@@ -305,6 +306,15 @@ pub(crate) enum LogFormat {
     Text,
     /// For machines: one object a line
     Json,
+}
+
+impl From<LogFormat> for LogForm {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
 }
 
 /// How many connections a session keeps.

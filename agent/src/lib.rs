@@ -20,7 +20,7 @@ mod targets;
 mod telemetry;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
 use underpass_agent_shell::{Helper, helper};
 use underpass_core::process::{self, Signals, raise_open_files};
+use underpass_terminal::{start_log, tell};
 use underpass_tunnel::chain;
 use underpass_upstream::ApiServer;
 
@@ -57,19 +58,22 @@ pub fn main() -> ExitCode {
     {
         return helper::run();
     }
-    let done = match Task::parse() {
-        Task::Serve(cli) => {
-            start_logging(&cli.log, cli.log_format);
-            run(*cli).map(|()| ExitCode::SUCCESS)
+    let task = Task::parse();
+    let (filter, format) = match &task {
+        Task::Serve(cli) => (cli.log.as_str(), cli.log_format),
+        Task::Rbac(_) | Task::Policy(_) => (cli::LOG, LogFormat::Text),
+    };
+    let _log = match start_log(filter, format.into()) {
+        Ok(log) => log,
+        Err(error) => {
+            tell(format_args!("cannot start threads: {error}"));
+            return ExitCode::FAILURE;
         }
-        Task::Rbac(options) => {
-            start_logging(cli::LOG, LogFormat::Text);
-            print_manifests(options).map(|()| ExitCode::SUCCESS)
-        }
-        Task::Policy(command) => {
-            start_logging(cli::LOG, LogFormat::Text);
-            answer(&command)
-        }
+    };
+    let done = match task {
+        Task::Serve(cli) => run(*cli).map(|()| ExitCode::SUCCESS),
+        Task::Rbac(options) => print_manifests(options).map(|()| ExitCode::SUCCESS),
+        Task::Policy(command) => answer(&command),
     };
     match done {
         Ok(status) => status,
@@ -114,18 +118,6 @@ fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot print"),
-    }
-}
-
-fn start_logging(filter: &str, format: LogFormat) {
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(move || underpass_terminal::Lines::new(std::io::stderr(), colours));
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
     }
 }
 

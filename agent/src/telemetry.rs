@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use underpass_terminal::lost_log_lines;
 use underpass_tunnel::{describe_metrics, record_sessions};
 
 use crate::serve::Sessions;
@@ -22,6 +23,7 @@ pub(crate) fn serve(address: SocketAddr, sessions: Sessions) -> Result<()> {
     tracing::info!(%address, "metrics");
     tokio::spawn(async move {
         loop {
+            metrics::counter!("underpass_log_lines_lost_total").absolute(lost_log_lines());
             let live = sessions.live();
             // They are all of one agent.
             if let Some(session) = live.first() {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use underpass_core::ClusterDomain;
 use underpass_gateway::IdleTimeout;
+use underpass_terminal::LogForm;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
@@ -271,6 +272,15 @@ pub(crate) enum LogFormat {
     Text,
     /// For machines: one object a line
     Json,
+}
+
+impl From<LogFormat> for LogForm {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
 }
 
 #[cfg(test)]

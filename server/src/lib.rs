@@ -53,7 +53,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, LogFormat};
+use underpass_terminal::{LogForm, start_log};
+
+use crate::cli::{Cli, Command};
 use crate::data_dir::DataDir;
 
 /// The program: reads the command line, and does what it says.
@@ -72,15 +74,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(options) => commands::serve::run(&cli.data_dir, *options),
         Command::CaPin => {
             // The data directory may have something to say.
-            commands::serve::start_logging("warn", LogFormat::Text);
+            let _log = start_log("warn", LogForm::Text)?;
             commands::ca_pin::run(&DataDir::open(&cli.data_dir)?)
         }
         Command::Recover(options) => {
-            commands::serve::start_logging("warn", LogFormat::Text);
+            let _log = start_log("warn", LogForm::Text)?;
             runtime()?.block_on(recover::run(&cli.data_dir, *options))
         }
         Command::Directory(command) => {
-            commands::serve::start_logging("warn", LogFormat::Text);
+            let _log = start_log("warn", LogForm::Text)?;
             runtime()?.block_on(commands::directory::run(&cli.data_dir, *command))
         }
     }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use underpass_core::limits::STRANGER_BASE;
 use underpass_core::{Body, full};
 use underpass_gateway::{Budgets, Standing, StrangerBounds, Strangers};
+use underpass_terminal::lost_log_lines;
 use underpass_tunnel::record_sessions;
 use underpass_tunnel::transport::TransportKind;
 
@@ -67,6 +68,7 @@ impl Metrics {
         }
         roles::record(&self.tunnel);
         metrics::gauge!("underpass_user_sessions").set(count(self.users.count()));
+        metrics::counter!("underpass_log_lines_lost_total").absolute(lost_log_lines());
         self.budgets.record();
         self.strangers.record();
         self.readiness.record();

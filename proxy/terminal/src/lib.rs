@@ -3,8 +3,9 @@
 //!
 //! A text may be a peer's: a cluster's version, an identity provider's code, an answer of a server. On a terminal it could
 //! move the cursor, or change earlier lines. So a line is always one visible line.
-#![allow(clippy::print_stderr, reason = "a command line prints")]
 
+#[cfg(feature = "log")]
+mod log;
 mod printable;
 mod raw;
 mod relay;
@@ -14,6 +15,8 @@ use std::io::Write as _;
 
 use zeroize::Zeroizing;
 
+#[cfg(feature = "log")]
+pub use self::log::{Log, LogForm, lost_log_lines, start_log};
 pub use self::printable::{Lines, printable};
 pub use self::raw::{Raw, Terminal, interject, obey};
 pub use self::relay::{relay_to_stderr, relay_to_stdout};
@@ -26,9 +29,10 @@ macro_rules! say {
     };
 }
 
-/// A line on stderr.
+/// A line on stderr. Where it cannot be written, nobody can be told.
 pub fn tell(words: fmt::Arguments<'_>) {
-    eprintln!("{}", *line(words));
+    let words = Zeroizing::new(format!("{}\n", *line(words)));
+    let _ = std::io::stderr().write_all(words.as_bytes());
 }
 
 /// A line of what was asked for, on stdout.

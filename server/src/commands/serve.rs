@@ -1,6 +1,5 @@
 //! `underpass-server serve`
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,16 +9,17 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_core::process::{self, Asked, Signals};
 use underpass_direct::Plugins;
 use underpass_https::Proxy;
-use underpass_terminal::Lines;
+use underpass_terminal::start_log;
 use underpass_tunnel::describe_metrics;
 
-use crate::cli::{LogFormat, Serve};
+use crate::cli::Serve;
 use crate::limits;
 use crate::server::{Server, ServerConfig};
 use crate::tls_files::TlsFiles;
 
 pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
-    start_logging(&options.log, options.log_format);
+    let log = start_log(&options.log, options.log_format.into());
+    let _log = log.context("cannot start threads")?;
     process::can_have_threads().context("cannot start threads")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -33,18 +33,6 @@ pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
     // A file system that hangs, or a pipe in the place of a file, keeps no process.
     runtime.shutdown_timeout(process::LAST_TASKS);
     ended
-}
-
-pub(crate) fn start_logging(filter: &str, format: LogFormat) {
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(move || Lines::new(std::io::stderr(), colours));
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }
 
 fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
