@@ -24,9 +24,13 @@ fn recordings(folder: &tempfile::TempDir, record: Record, audit: &AuditLog) -> R
 async fn raw(world: &World, who: &Requester, path: &str) -> (StatusCode, HeaderMap, Vec<u8>) {
     let request = Request::get(path).body(Full::from(Vec::new())).unwrap();
     let answer = world.api.answer(request, who.clone(), None).await;
-    let (head, body) = answer.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    (head.status, head.headers, body.to_vec())
+    let (head, mut body) = answer.into_parts();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // The next piece comes when this one is gone.
+        bytes.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    (head.status, head.headers, bytes)
 }
 
 async fn line(asked: &mut Asked) -> Value {
