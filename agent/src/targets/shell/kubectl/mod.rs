@@ -93,7 +93,7 @@ impl Kubectl {
         self.shared.is_of(id);
     }
 
-    /// Lets the shell ask for no more than this from now on: what it has asked for else ends.
+    /// Lets the shell ask for no more than this from now on, and ends its other requests.
     pub(super) fn narrow(&self, may: &[Permission]) {
         self.standing.narrow(may);
     }

@@ -214,7 +214,7 @@ impl Handler for Requests {
         let mut client = upgrading.then(|| hyper::upgrade::on(&mut request));
         let answered = self.0.send(request, &mut client).await;
         if let Some(client) = client {
-            // Rule 1: what was not upgraded ends with its answer.
+            // Rule 1: a connection that was not upgraded ends with its answer.
             tokio::spawn(pipe::close(client));
         }
         answered.unwrap_or_else(|rejection| match discovery {
