@@ -48,6 +48,18 @@ impl Agent {
 
     /// The same, with these flags for its key.
     pub(crate) fn start_with(folder: tempfile::TempDir, key: &[&str], flags: &[&str]) -> Self {
+        // A careless parent leaves a file open.
+        let shell = "ulimit -S -n 64; exec 9</etc/passwd";
+        Self::spawn(folder, shell, key, flags)
+    }
+
+    /// The same, of a parent that has run these commands.
+    pub(crate) fn spawn(
+        folder: tempfile::TempDir,
+        shell: &str,
+        key: &[&str],
+        flags: &[&str],
+    ) -> Self {
         write_token(folder.path(), 1);
         let kubeconfig = folder.path().join("kubeconfig");
         if !kubeconfig.exists() {
@@ -55,11 +67,7 @@ impl Agent {
         }
         let log = File::create(folder.path().join("log")).unwrap();
         let child = Command::new("sh")
-            // A careless parent leaves a file open.
-            .args([
-                "-c",
-                "ulimit -S -n 64; exec 9</etc/passwd; exec \"$0\" \"$@\"",
-            ])
+            .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_underpass-agent"))
             .args(key)
             .args(["--kubeconfig", "kubeconfig"])

@@ -9,6 +9,7 @@
 
 mod harness;
 mod kubeconfig;
+mod log;
 mod operations;
 mod policy;
 mod rotation;

@@ -28,7 +28,7 @@ pub struct Open {
     /// The life of the permission for it. The front ends the stream with it; a target that outlives its streams, a shell, has to end by
     /// itself.
     pub permission: Revocation,
-    /// For a shell whose kubectl is the caller: what the caller may ask the API server for.
+    /// For a shell whose kubectl is the caller: the permissions that the caller has at the API server.
     pub api: Vec<Permission>,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Opening<'a> {
     pub(super) agents: &'a Agents,
     pub(super) kind: ShellKind,
     pub(super) identity: &'a Bytes,
-    /// What the shell may ask the API server for.
+    /// The permissions of the shell at the API server.
     pub(super) api: &'a [Permission],
     pub(super) recordings: &'a Recordings,
 }

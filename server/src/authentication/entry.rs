@@ -221,18 +221,20 @@ impl Entry {
             EntryKind::Review(review) => {
                 let built = review.build(
                     source(AuthenticationMethod::TokenReview),
+                    self.timeout,
                     &surroundings.clusters,
                 );
                 within("tokenReview", built)
             }
             EntryKind::Ldap(ldap) => within(
                 "ldap",
-                ldap.build(source(AuthenticationMethod::Ldap), contents),
+                ldap.build(source(AuthenticationMethod::Ldap), self.timeout, contents),
             ),
             EntryKind::GitHub(github) => within(
                 "github",
                 github.build(
                     source(AuthenticationMethod::GitHub),
+                    self.timeout,
                     contents,
                     surroundings.proxy.as_ref(),
                 ),

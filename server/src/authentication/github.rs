@@ -103,6 +103,7 @@ impl GitHub {
     pub(super) fn build(
         &self,
         source: Source,
+        limit: Option<Duration>,
         contents: &Contents,
         proxy: Option<&Proxy>,
     ) -> Result<Arc<dyn Authenticator>, ConfigError> {
@@ -115,7 +116,7 @@ impl GitHub {
             username_prefix: prefix("usernamePrefix", self.username_prefix.as_ref())?,
             groups_prefix: prefix("groupsPrefix", self.groups_prefix.as_ref())?,
             audience: self.audience(contents)?,
-            remote: remote(self.cache),
+            remote: remote(self.cache, limit),
         };
         if let Some(device) = &self.device_login {
             // Here as there: a mistake is to be found before somebody logs in.

@@ -118,6 +118,7 @@ impl Ldap {
     pub(super) fn build(
         &self,
         source: Source,
+        limit: Option<Duration>,
         contents: &Contents,
     ) -> Result<Arc<dyn Authenticator>, ConfigError> {
         let file = self.certificate_authority_file.as_deref();
@@ -135,7 +136,7 @@ impl Ldap {
             realm: self.realm.clone(),
             user: self.user_search.search()?,
             groups: self.group_search.as_ref().map(Groups::search).transpose()?,
-            remote: remote(self.cache),
+            remote: remote(self.cache, limit),
         };
         let built = underpass_authenticate::Ldap::new(source, config)?;
         Ok(Arc::new(built))

@@ -13,6 +13,7 @@ use underpass_core::Clusters;
 
 use super::file::duration;
 use super::prefixes::{Prefix, Prefixes};
+use crate::limits;
 
 /// ServiceAccount tokens of one cluster.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -53,6 +54,7 @@ impl Review {
     pub(super) fn build(
         &self,
         source: Source,
+        limit: Option<Duration>,
         clusters: &Arc<dyn Clusters>,
     ) -> Result<Arc<dyn Authenticator>, ConfigError> {
         let cluster = ClusterName::new(&self.cluster).map_err(|error| ConfigError {
@@ -64,7 +66,7 @@ impl Review {
             issuer: self.issuer.clone(),
             audiences: self.audiences.clone(),
             namespaces: self.namespaces.clone(),
-            remote: remote(self.cache),
+            remote: remote(self.cache, limit),
         };
         Ok(Arc::new(TokenReview::new(
             source,
@@ -74,11 +76,28 @@ impl Review {
     }
 }
 
-/// Defaults, and how long an identity counts where the file says it.
-pub(super) fn remote(cache: Option<Duration>) -> RemoteOptions {
+/// Defaults, and how long an identity counts where the file says it. A provider has the authenticator's whole `limit` where it is longer than
+/// usual, but for what is left to do with its answer.
+pub(super) fn remote(cache: Option<Duration>, limit: Option<Duration>) -> RemoteOptions {
     let default = RemoteOptions::default();
+    let rest = limits::AUTHENTICATION.saturating_sub(default.timeout);
+    let limit = limit.unwrap_or(limits::AUTHENTICATION);
     RemoteOptions {
         cache: cache.unwrap_or(default.cache),
+        timeout: limit.saturating_sub(rest).max(default.timeout),
         ..default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_has_the_time_that_its_authenticator_has() {
+        let timeout = |limit: Option<u64>| remote(None, limit.map(Duration::from_secs)).timeout;
+        for (limit, expected) in [(None, 10), (Some(3), 10), (Some(12), 10), (Some(60), 58)] {
+            assert_eq!(timeout(limit), Duration::from_secs(expected), "{limit:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The directory on etcd, of which a data directory remembers that it is there.
 //!
 //! A data directory whose directory was moved to etcd must not begin anew from the file that it has left behind, nor the other way
-//! round: what was revoked meanwhile would be back. So the file `installation` says that the directory is on etcd, and whose it is.
+//! round: everything that was revoked meanwhile would be back. So the file `installation` says that the directory is on etcd, and whose it is.
 
 use std::fs::{File, TryLockError};
 

@@ -32,7 +32,7 @@ pub(crate) struct Keeping {
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     pub(crate) place: String,
     pub(crate) permission: Revocation,
-    /// What a shell of the kind `kubectl` may ask the API server for.
+    /// The permissions of a shell of the kind `kubectl` at the API server.
     pub(crate) api: Vec<Permission>,
     pub(crate) audit: AuditLog,
     /// Where its agent is found again.

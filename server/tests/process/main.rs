@@ -40,6 +40,13 @@ impl Server {
     }
 
     async fn start_in(folder: tempfile::TempDir, limits: &str, flags: &[&str]) -> Self {
+        let mut server = Self::spawn(folder, limits, flags);
+        server.logs("serving HTTPS and QUIC").await;
+        server
+    }
+
+    /// Starts one, and does not wait.
+    fn spawn(folder: tempfile::TempDir, limits: &str, flags: &[&str]) -> Self {
         let path = folder.path().to_str().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         let child = Command::new("sh")
@@ -54,9 +61,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut server = Self { child, folder };
-        server.logs("serving HTTPS and QUIC").await;
-        server
+        Self { child, folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -228,4 +233,33 @@ async fn the_soft_limit_of_open_files_is_none() {
         .find(|line| line.starts_with("Max open files"));
     let mut numbers = files.unwrap().split_whitespace().skip(3);
     assert_eq!(numbers.next(), numbers.next(), "{limits}");
+}
+
+/// A full disk, and a log driver that is stuck: a pipe has 64 KiB.
+#[tokio::test]
+async fn a_server_whose_log_fails_goes_on() {
+    for stderr in ["2>/dev/full", "2<>pipe"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap().to_owned();
+        let limits = format!("cd {path} && mkfifo pipe && exec {stderr}");
+        let flags = ["--log", "trace", "--drain", "1s"];
+        let mut server = Server::spawn(folder, &limits, &flags);
+        let deadline = Instant::now() + DEADLINE;
+        while UnixStream::connect(server.path("data/api.sock"))
+            .await
+            .is_err()
+        {
+            assert_eq!(server.child.try_wait().unwrap(), None, "{stderr}");
+            assert!(Instant::now() < deadline, "{stderr}: it does not serve");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..300 {
+            assert_ok(&server.operator("/v1/users").await);
+            let tls = server.connect().await.unwrap();
+            assert!(ask(tls, "/readyz").await.contains("200 OK"));
+        }
+        assert_eq!(server.log(), "", "it goes elsewhere");
+        server.signal(Signal::TERM);
+        assert!(server.ended().await.success(), "{stderr}");
+    }
 }

@@ -91,7 +91,7 @@ fn the_oldest_make_room_and_those_that_are_being_written_never() {
     assert!(ids(&folder).contains(&second.id));
     let error = folder.make_room(&open.key(), 900, 300).unwrap_err();
     assert!(matches!(error, RecordingError::NoRoom(1000)), "{error:?}");
-    assert_eq!(ids(&folder), [open.id.clone()]);
+    assert_eq!(ids(&folder), std::slice::from_ref(&open.id));
     folder.make_room(&open.key(), 1000, 0).unwrap();
     let error = folder.probe().unwrap_err();
     assert!(matches!(error, RecordingError::NoRoom(_)), "{error:?}");
@@ -133,7 +133,7 @@ fn facts_that_are_not_where_they_belong_count_for_nothing() {
     fs::write(path.join("edge/..json"), "{\"cluster\":\"../..\"}").unwrap();
     fs::write(path.join("edge/x.json"), "{").unwrap();
     let again = Folder::open(path, 1000).unwrap();
-    assert_eq!(ids(&again), [facts.id.clone()]);
+    assert_eq!(ids(&again), std::slice::from_ref(&facts.id));
     let error = again.enter(&facts).unwrap_err();
     assert!(matches!(error, RecordingError::Exists), "{error:?}");
 }
