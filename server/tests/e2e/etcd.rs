@@ -150,7 +150,7 @@ async fn a_server_that_has_lost_etcd_serves_and_refuses_changes_until_it_is_back
     );
     admin.run(&["get", "namespaces"]).await;
     let refused = deployment.administer(&["user", "add", "late"]).unwrap_err();
-    let refused = refused.to_string();
+    let refused = format!("{refused:?}");
     assert!(
         refused.contains("503") || refused.contains("cannot"),
         "{refused}"

@@ -336,7 +336,12 @@ async fn rule_12_a_shells_kubectl_ends_with_the_permission_for_it(transport: Tra
         "{said}"
     );
     let mut watch = CLUSTER.kubectl_with(&stolen);
-    watch.args(["get", "--raw", "/api/v1/configmaps?watch=1"]);
+    // It is not read to its end: of few objects.
+    watch.args([
+        "get",
+        "--raw",
+        "/api/v1/namespaces/default/configmaps?watch=1",
+    ]);
     let mut watch = Command::from(watch);
     let mut watching = spawn(&mut watch);
     let mut events = Reading::new(watching.stdout.take().unwrap());

@@ -4,10 +4,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 use underpass_testenv::testing::{
-    Client, DEADLINE, Wire, alive, eventually, noise, run, spawn, succeed, text,
+    Client, DEADLINE, Wire, alive, eventually, noise, run, spawn, text,
 };
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
@@ -84,13 +84,29 @@ async fn bytes_both_ways_while_each_connection_is_cut(transport: Transport) {
     let laptop = Laptop::new().await;
     let pod = maker(way(transport, "exec-bytes")).target("cat").await;
     let input = noise(4 << 20);
-    let mut command = exec(&laptop, transport, &["-i", &pod, "--", "cat"]);
+    let mut child = spawn(&mut exec(&laptop, transport, &["-i", &pod, "--", "cat"]));
+    let mut typed = child.stdin.take().unwrap();
+    let mut printed = child.stdout.take().unwrap();
     let cuts = Cuts::default();
+    let typing = async {
+        // However fast the copy is, each part but the first has a cut before it.
+        for part in input.chunks(1 << 20) {
+            typed.write_all(part).await.unwrap();
+            cuts.wait_for(1).await;
+        }
+        drop(typed);
+    };
+    let reading = async {
+        let mut output = Vec::new();
+        printed.read_to_end(&mut output).await.unwrap();
+        output
+    };
+    let both = async { tokio::join!(typing, reading).1 };
     let output = tokio::select! {
-        output = succeed(&mut command, &input) => output,
+        output = tokio::time::timeout(DEADLINE, both) => output.unwrap(),
         never = laptop.path.forget_each(Duration::from_millis(400), &cuts) => match never {},
     };
-    assert!(cuts.count() > 0, "nothing was cut");
+    assert!(child.wait().await.unwrap().success());
     assert!(output == input, "{} bytes of {}", output.len(), input.len());
 }
 
