@@ -276,26 +276,23 @@ impl Directory {
         self.changes.send_replace(revision);
     }
 
-    /// Puts changes of others in force, for as long as the process runs. A store that fails changes nothing.
+    /// Puts changes of others in force, for as long as the process runs. Where they cannot be read, the directory stays as it was, and counts as
+    /// one that cannot be written until they are: a revocation may be among them (rule 12).
     pub async fn follow(self: Arc<Self>) {
         loop {
             let revision = self.current.load().revision();
             let error = match self.store.changed(revision).await {
                 Ok(()) => match self.catch_up(revision).await {
                     Ok(()) => continue,
-                    Err(error) => error,
+                    Err(error) => {
+                        self.stale.store(true, Ordering::Release);
+                        error
+                    }
                 },
                 Err(error) => error.into(),
             };
-            if matches!(error, ChangeError::Store(_)) {
-                // `keep_store` asks it again, and says when it works.
-                self.failed(&error);
-            } else {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "keeping the directory as it was"
-                );
-            }
+            // `keep_store` asks it again, and says when it works.
+            self.failed(&error);
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -9,6 +9,7 @@ mod names;
 mod registration;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use http::Method;
 use time::OffsetDateTime;
@@ -560,6 +561,45 @@ async fn rule_12_what_another_replica_takes_back_ends_here() {
         .await
         .unwrap();
     right.revoked().await;
+}
+
+/// A newer version writes a kind of object that this one does not know; revocations may lie behind it.
+#[tokio::test(start_paused = true)]
+async fn rule_12_a_directory_that_cannot_read_anothers_changes_says_so_until_it_can() {
+    let store = Arc::new(MemoryStore::default());
+    let one = Directory::open(store.clone()).await.unwrap();
+    let put = one.change(|draft| draft.put("alice", user(draft), Expect::Absent));
+    put.await.unwrap();
+    let two = Directory::open(store.clone()).await.unwrap();
+    tokio::spawn(Arc::clone(&two).follow());
+    tokio::spawn(Arc::clone(&two).keep_store());
+    let write = async |value: Option<&[u8]>| {
+        let key = (ObjectKind::User, "newer".to_owned());
+        let value = value.map(<[u8]>::to_vec);
+        let at = store.load().await.unwrap().revision;
+        store.commit(at, vec![Write { key, value }]).await.unwrap();
+    };
+    write(Some(b"{unread")).await;
+    let becomes = async |wanted: bool| {
+        let mut writable = two.writable.subscribe();
+        let becoming = writable.wait_for(|now| *now == wanted);
+        let became = tokio::time::timeout(Duration::from_secs(60), becoming).await;
+        became.expect("in time").unwrap();
+    };
+    becomes(false).await;
+    // The store itself works all the time.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(!two.is_writable());
+    }
+    write(None).await;
+    becomes(true).await;
+    let remove = one.change(|draft| draft.remove::<User>("alice", Expect::Present));
+    remove.await.unwrap();
+    let mut told = two.changes();
+    while two.snapshot().get::<User>("alice").is_some() {
+        told.changed().await.unwrap();
+    }
 }
 
 #[tokio::test]
