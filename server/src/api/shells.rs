@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use underpass_api::{
     ShellList, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest, ShellView,
 };
@@ -17,6 +17,7 @@ use underpass_core::{
     AgentRole, AuthorizeError, BadShellId, ImpersonationPolicy, Permission, ShellId, ShellKind,
     api_permissions,
 };
+use underpass_http::headers::asks_impersonation;
 use underpass_tunnel::chain;
 
 use super::nodes::{Permit, Wanted, find, permit};
@@ -258,11 +259,6 @@ async fn open(
     let did = asking.did(&view.id).grant(grant).arguments(&command);
     keepers.keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
-}
-
-fn asks_impersonation(headers: &HeaderMap) -> bool {
-    let mut names = headers.keys();
-    names.any(|name| name.as_str().starts_with("impersonate-"))
 }
 
 /// The words of a command, for the audit log: `command.00` and so on.
