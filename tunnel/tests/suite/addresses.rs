@@ -113,8 +113,7 @@ fn named(port: u16, pki: &Pki, addresses: &[&str]) -> ConnectorConfig {
 
 async fn connect(config: ConnectorConfig, server: &mut Server) -> (Session, Session) {
     let connector = Connector::new(config).unwrap();
-    let (agent, session) = tokio::join!(connector.connect(), server.session());
-    (agent.unwrap(), session)
+    server.connected(&connector).await
 }
 
 async fn start_v6(pki: &Pki) -> Server {

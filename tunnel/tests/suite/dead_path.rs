@@ -34,7 +34,7 @@ impl Path {
             ..connector_config(relay.port, &pki)
         };
         let kept = Kept::start_with(config, |status| panic!("{status:?}")).await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         Self {
             kept,
             session,

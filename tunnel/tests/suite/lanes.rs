@@ -184,7 +184,7 @@ fn a_connector_brings_a_lane_for_a_copy_that_lasts() {
         let other = Server::start(&pki, acceptor_config()).await;
         let relay = Relay::start(server.port).await;
         let kept = Kept::start(config(relay.port, &pki, Transports::WebSocket)).await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         relay.lead_to(other.port);
         let chat = Chat::start(&session, &kept.agent).await;
         for round in 0..2 {
@@ -217,7 +217,7 @@ fn an_old_lane_is_replaced() {
         // The main link's first; a lane comes after a second, and is replaced about as soon.
         config.websocket_max_age = Duration::from_millis(1500);
         let mut kept = Kept::start(config).await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         let copy = copy(&session, &kept.agent).await;
         until("there is a lane", || session.stats().lane).await;
         let first = kept.agent.stats().lanes;
@@ -246,7 +246,7 @@ fn no_lane_is_brought_where_none_is_wanted() {
                 ..config(server.port, &pki, transports)
             })
             .await;
-            let session = server.session().await;
+            let session = server.session_of(&kept.agent).await;
             let copy = copy(&session, &kept.agent).await;
             cases.push((server, kept, session, copy));
         }

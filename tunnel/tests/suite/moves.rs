@@ -150,7 +150,7 @@ fn a_session_returns_to_quic_when_that_gets_through() {
             ..connector_config(server.port, &pki)
         })
         .await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         assert_eq!(kept.agent.transport(), Some(TransportKind::WebSocket));
         let chats = [
             Chat::start(&session, &kept.agent).await,
@@ -183,7 +183,7 @@ fn an_old_websocket_is_replaced_before_it_is_left() {
             ..connector_config(server.port, &pki)
         })
         .await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         let chat = Chat::start(&session, &kept.agent).await;
         for _ in 0..5 {
             assert_eq!(kept.moves().await, TransportKind::WebSocket);
@@ -206,8 +206,7 @@ fn a_move_that_ends_at_another_server_changes_nothing() {
             ..connector_config(server.port, &pki)
         })
         .unwrap();
-        let (agent, session) = tokio::join!(connector.connect(), server.session());
-        let agent = agent.unwrap();
+        let (agent, session) = server.connected(&connector).await;
         let chat = Chat::start(&agent, &session).await;
         for _ in 0..3 {
             let elsewhere =

@@ -25,8 +25,7 @@ fn config(port: u16, pki: &Pki, proxy: Proxy) -> ConnectorConfig {
 
 async fn connect(config: ConnectorConfig, server: &mut Server) -> (Session, Session) {
     let connector = Connector::new(config).unwrap();
-    let (agent, session) = tokio::join!(connector.connect(), server.session());
-    (agent.unwrap(), session)
+    server.connected(&connector).await
 }
 
 async fn works(config: ConnectorConfig, server: &mut Server) {

@@ -17,8 +17,7 @@ use crate::server::{Listen, Pki, Server};
 
 async fn connect(pki: &Pki, server: &mut Server) -> (Session, Session) {
     let connector = Connector::new(connector_config(server.port, pki)).unwrap();
-    let (agent, session) = tokio::join!(connector.connect(), server.session());
-    (agent.unwrap(), session)
+    server.connected(&connector).await
 }
 
 #[test]
@@ -32,8 +31,8 @@ fn quic_is_preferred() {
             ..connector_config(server.port, &pki)
         })
         .unwrap();
-        let (agent, session) = tokio::join!(connector.connect(), server.session());
-        assert_eq!(agent.unwrap().info().transport, TransportKind::Quic);
+        let (agent, session) = server.connected(&connector).await;
+        assert_eq!(agent.info().transport, TransportKind::Quic);
         assert_eq!(session.info().transport, TransportKind::Quic);
     });
 }
@@ -95,7 +94,7 @@ fn a_server_that_restarts_is_found_again() {
         let port = server.port;
         let mut sessions = keep_connected(&pki, port);
         let (first, _) = next(&mut sessions).await;
-        let session = server.session().await;
+        let session = server.session_of(&first).await;
         session.close(CloseCode::Shutdown, "restart");
         within("the agent hears of it", first.closed()).await;
         // A QUIC connection holds its endpoint's socket.
@@ -103,8 +102,8 @@ fn a_server_that_restarts_is_found_again() {
         server.stop().await;
 
         let mut server = Server::start_on(port, &pki, acceptor_config(), Listen::Both).await;
-        let session = server.session().await;
         let (second, _) = next(&mut sessions).await;
+        let session = server.session_of(&second).await;
         still_works(&session, &second).await;
         released(&second, &session).await;
     });
@@ -143,8 +142,8 @@ fn the_time_to_come_back_is_the_servers_to_say() {
         let mut server = Server::start(&pki, acceptor_config()).await;
         let mut sessions = keep_connected(&pki, server.port);
         for _ in 0..3 {
-            let (_agent, _) = next(&mut sessions).await;
-            let session = server.session().await;
+            let (agent, _) = next(&mut sessions).await;
+            let session = server.session_of(&agent).await;
             let pause = Duration::from_millis(700);
             let left = Instant::now();
             // Idle: GOAWAY and CLOSE leave in the same breath.
@@ -155,7 +154,7 @@ fn the_time_to_come_back_is_the_servers_to_say() {
             .await;
             let (again, came) = next(&mut sessions).await;
             assert!(came - left >= pause, "it came back after {:?}", came - left);
-            let session = server.session().await;
+            let session = server.session_of(&again).await;
             again.close(CloseCode::Shutdown, "next round");
             within("the server hears of it", session.closed()).await;
         }

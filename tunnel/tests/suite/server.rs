@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::{tcp, websocket};
-use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, CaPin, Session, tls};
+use underpass_tunnel::{
+    AcceptError, Accepted, Acceptor, AcceptorConfig, CaPin, Connector, Session, tls,
+};
 
 use crate::harness::{acceptor, within};
 
@@ -161,6 +163,27 @@ impl Server {
         }
     }
 
+    /// The server's end of the session that `agent` is the other end of.
+    ///
+    /// A connector that tries both transports may give up one whose session the server already has.
+    pub(crate) async fn session_of(&mut self, agent: &Session) -> Session {
+        loop {
+            let session = self.session().await;
+            if session.info().id == agent.info().id {
+                return session;
+            }
+        }
+    }
+
+    /// Both ends of a session that `connector` makes, the connector's first.
+    pub(crate) async fn connected(&mut self, connector: &Connector) -> (Session, Session) {
+        let agent = within("the server is found", connector.connect())
+            .await
+            .unwrap();
+        let session = self.session_of(&agent).await;
+        (agent, session)
+    }
+
     /// From now on answers upgrades like any web server that knows nothing of them.
     pub(crate) fn refuse_upgrades(&self) {
         self.upgrade.store(false, Ordering::Relaxed);
@@ -266,7 +289,10 @@ fn answer(
         Ok((response, subprotocol)) => {
             let request = Request::from_parts(parts, body);
             tokio::spawn(async move {
-                let upgraded = hyper::upgrade::on(request).await.unwrap();
+                // The connector may have given up already.
+                let Ok(upgraded) = hyper::upgrade::on(request).await else {
+                    return;
+                };
                 let io = TokioIo::new(upgraded);
                 let accepted = https
                     .acceptor

@@ -22,8 +22,7 @@ fn config(kind: Kind, server: &Server, pki: &Pki, trust: impl Into<Trust>) -> Co
 
 async fn works(config: ConnectorConfig, server: &mut Server) {
     let connector = Connector::new(config).unwrap();
-    let (agent, session) = tokio::join!(connector.connect(), server.session());
-    let agent = agent.unwrap();
+    let (agent, session) = server.connected(&connector).await;
     still_works(&agent, &session).await;
     released(&agent, &session).await;
 }
@@ -95,8 +94,7 @@ fn another_trust_and_another_key_count_from_the_next_handshake_on() {
             connector
                 .renew(&pki.ca_pem.clone().into(), admitted)
                 .unwrap();
-            let (agent, session) = tokio::join!(connector.connect(), server.session());
-            let agent = agent.unwrap();
+            let (agent, session) = server.connected(&connector).await;
             assert_eq!(session.info().key, new);
             still_works(&agent, &session).await;
             released(&agent, &session).await;

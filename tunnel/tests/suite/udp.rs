@@ -125,7 +125,7 @@ fn a_transfer_goes_on_when_udp_dies_and_returns_when_it_comes_back() {
         };
         // The connector also says that it looks for QUIC, and finds none.
         let mut kept = Kept::start_with(config, |_| {}).await;
-        let session = server.session().await;
+        let session = server.session_of(&kept.agent).await;
         assert_eq!(kept.agent.transport(), Some(TransportKind::Quic));
         let chat = Chat::start(&session, &kept.agent).await;
         let moved = AtomicUsize::new(0);

@@ -65,9 +65,9 @@ impl Connected {
             ..connector_config(relay.port, &pki)
         })
         .unwrap();
-        let (agent, session) = tokio::join!(connector.connect(), server.session());
+        let (agent, session) = server.connected(&connector).await;
         Self {
-            agent: agent.unwrap(),
+            agent,
             session,
             relay,
             _kept: (server, connector),
