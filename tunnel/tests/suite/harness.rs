@@ -155,9 +155,9 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
         ..connector_config(listener.port, &pki)
     })
     .unwrap();
-    let (agent, server) = tokio::join!(connector.connect(), listener.session());
+    let (agent, server) = listener.connected(&connector).await;
     Pair {
-        agent: agent.unwrap(),
+        agent,
         server,
         _listener: Some(listener),
         _proxy: proxy,
