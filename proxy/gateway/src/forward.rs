@@ -205,8 +205,12 @@ impl Front {
             call,
             ..
         } = &admitted;
+        let takes_trailers = headers::takes_trailers(parts.version, &parts.headers);
         headers::clean_request(&mut parts.headers, call.info());
         write_headers(&mut parts.headers, record)?;
+        if takes_trailers {
+            headers::take_trailers(&mut parts.headers);
+        }
         let safe = call.method().is_safe() && call.upgrade().is_none();
         let may_be_sent_again = safe && body.is_end_stream();
         let again = (may_be_sent_again && self.config.clusters.has_another_way(cluster))

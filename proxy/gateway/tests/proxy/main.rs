@@ -45,6 +45,8 @@ mod strangers;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
+mod trailers;
+#[cfg(test)]
 mod upgrades;
 #[cfg(test)]
 mod world;
