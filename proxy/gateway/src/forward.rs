@@ -15,6 +15,7 @@ use super::{
     answer::{Answer, Question, refuse},
     audit::Record,
     budget::{Seat, SeatKind},
+    request_target::Heads,
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
     shells::ShellWay,
@@ -342,6 +343,11 @@ pub(super) fn becomes_bytes(connects: bool, status: StatusCode) -> bool {
 /// before us that shares its connections among clients.
 fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
     let fields = request.headers();
+    if Heads::is_without_authority(request) {
+        return Some(Rejection::BadRequest(
+            "its :authority is no HOST or HOST:PORT: look for a space, a user before an @, or a colon without a port",
+        ));
+    }
     let mut hosts = fields.get_all(header::HOST).iter();
     let one_host = hosts.next().is_some() && hosts.next().is_none();
     if !one_host && request.version() == Version::HTTP_11 {

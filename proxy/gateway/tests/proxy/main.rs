@@ -7,6 +7,8 @@ mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod authorities;
+#[cfg(test)]
 mod broken_answers;
 #[cfg(test)]
 mod budgets;
