@@ -91,6 +91,17 @@ impl Channels {
         })
     }
 
+    /// Those of a stream that is a WebSocket already.
+    #[cfg(test)]
+    pub(crate) async fn raw(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let stream: Box<dyn Carrier> = Box::new(stream);
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config()));
+        Self {
+            socket: socket.await,
+            protocol: None,
+        }
+    }
+
     /// The subprotocol that the other end has chosen.
     pub(crate) fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()

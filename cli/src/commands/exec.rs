@@ -1,18 +1,21 @@
 //! `underpass exec`: a command in a pod, over a session that survives a loss of the network.
 
 mod api;
+mod ended;
 mod pod;
 mod run;
 mod selector;
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
 use underpass_api::segment;
 use underpass_session::{Event, UserSession};
 use underpass_terminal::{Terminal, interject, say};
 
 use self::api::Api;
+use self::ended::Ended;
 use self::pod::Choice;
-use self::run::{Ended, Wanted};
+use self::run::Wanted;
 use super::node::{CommandStatus, SIGNALLED};
 use super::proxy::until_signal;
 use crate::args::{Exec, Which};
@@ -24,9 +27,14 @@ pub(crate) async fn run(which: &Which, options: Exec) -> Result<()> {
     let terminal = terminal(&options);
     let config = which.session(options.transport.into()).await?;
     let (url, is_raw) = (config.url.clone(), terminal.is_some());
-    let session = UserSession::connect(config, move |event| tell(&url, is_raw, &event)).await?;
+    let (path, away) = watch::channel(false);
+    let session = UserSession::connect(config, move |event| {
+        path.send_replace(matches!(event, Event::Lost));
+        tell(&url, is_raw, &event);
+    });
+    let session = session.await?;
     let ended = tokio::select! {
-        ended = in_pod(&session, &options, terminal.as_ref()) => ended,
+        ended = in_pod(&session, &options, terminal.as_ref(), away) => ended,
         // By itself it would leave the command, and its session, until the server has waited for them.
         signalled = until_signal() => match signalled {
             Ok(signal) => Err(CommandStatus(SIGNALLED.saturating_add(signal)).into()),
@@ -59,6 +67,7 @@ async fn in_pod(
     session: &UserSession,
     options: &Exec,
     terminal: Option<&Terminal>,
+    away: watch::Receiver<bool>,
 ) -> Result<Ended> {
     let api = Api::new(session, &options.cluster, &options.namespace)?;
     let pod = pod::find(&api, &options.pod).await?;
@@ -71,10 +80,10 @@ async fn in_pod(
         query.push_str(&format!("&command={}", segment(word)));
     }
     let wanted = Wanted {
-        path: api.path(&format!("api/v1/pods/{}/exec", pod.name()), &query),
+        path: api.path(&pod.exec()?, &query),
         stdin: options.stdin,
     };
-    let ended = wanted.run(session, terminal).await;
+    let ended = wanted.run(session, terminal, away).await;
     ended.with_context(|| format!("the command in pod {}", pod.name()))
 }
 

@@ -42,7 +42,10 @@ pub(crate) async fn run(client: &Client, command: Token) -> Result<()> {
         Token::Revoke { id } => {
             let token = find(client, &id).await?;
             client
-                .delete(&format!("/v1/tokens/{}", token.id), Match::Anything)
+                .delete(
+                    &format!("/v1/tokens/{}", segment(&token.id)),
+                    Match::Anything,
+                )
                 .await?;
             say!("Token {} of {} is revoked.", token.id, token.user);
         }

@@ -605,10 +605,11 @@ pub const LDAP_LOGIN_VALUES: usize = GROUPS * 32;
 /// Entries in one page of a search: Active Directory gives no more than 1,000.
 pub const LDAP_PAGE: usize = 500;
 
-/// Groups that one search looks for the groups of: some 20 KiB of filter.
+/// Groups that one search looks for, or for the groups of: some 20 KiB of filter.
 pub const LDAP_TERMS: usize = 100;
 
-/// Groups that a user or a group names (`memberOf`) and that are read at the same time, for one login.
+/// Groups that a user or a group names (`memberOf`) and that are read at the same time, for one login. More of them are searched for,
+/// [`LDAP_TERMS`] at once.
 pub const LDAP_READS: usize = 4;
 
 /// Values of one attribute that a directory gives in parts, as Active Directory does beyond 1,500: no user is in more groups.

@@ -29,7 +29,7 @@ use underpass_core::{
 };
 use underpass_http::{
     call::Call,
-    exchange::{Answered, Exchange, Whole},
+    exchange::{self, Answered, Exchange, Whole},
     headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
@@ -195,7 +195,11 @@ impl Answer {
         };
         let pieces = Pieces::new(incoming, most);
         let guarded = self.decisions.guarding(pieces, audited);
-        Response::from_parts(parts, body::boxed(guarded))
+        let response = Response::from_parts(parts, body::boxed(guarded));
+        match connection.info().protocol {
+            Protocol::Http1 => exchange::chunk_before_trailers(response),
+            Protocol::Http2 => response,
+        }
     }
 
     fn switch(

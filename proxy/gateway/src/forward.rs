@@ -15,6 +15,7 @@ use super::{
     answer::{Answer, Question, refuse},
     audit::Record,
     budget::{Seat, SeatKind},
+    request_target::Heads,
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
     shells::ShellWay,
@@ -205,8 +206,12 @@ impl Front {
             call,
             ..
         } = &admitted;
+        let takes_trailers = headers::takes_trailers(parts.version, &parts.headers);
         headers::clean_request(&mut parts.headers, call.info());
         write_headers(&mut parts.headers, record)?;
+        if takes_trailers {
+            headers::take_trailers(&mut parts.headers);
+        }
         let safe = call.method().is_safe() && call.upgrade().is_none();
         let may_be_sent_again = safe && body.is_end_stream();
         let again = (may_be_sent_again && self.config.clusters.has_another_way(cluster))
@@ -338,6 +343,11 @@ pub(super) fn becomes_bytes(connects: bool, status: StatusCode) -> bool {
 /// before us that shares its connections among clients.
 fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
     let fields = request.headers();
+    if Heads::is_without_authority(request) {
+        return Some(Rejection::BadRequest(
+            "its :authority is no HOST or HOST:PORT: look for a space, a user before an @, or a colon without a port",
+        ));
+    }
     let mut hosts = fields.get_all(header::HOST).iter();
     let one_host = hosts.next().is_some() && hosts.next().is_none();
     if !one_host && request.version() == Version::HTTP_11 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode, header, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -145,7 +145,25 @@ impl<H: Handler> Inside<H> {
         }
     }
 
-    async fn answer(&self, mut request: Request<Incoming>, stranger: &Stranger) -> Response<Body> {
+    /// Answers a request. Where one that asks for an upgrade, or for a tunnel, gets none, the answer is its connection's last: bytes that the
+    /// client has sent ahead, as if it had been upgraded, must not be read as requests (rule 1).
+    async fn answer(&self, request: Request<Incoming>, stranger: &Stranger) -> Response<Body> {
+        let asks =
+            request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
+        let is_last = asks && request.version() <= Version::HTTP_11;
+        let mut response = self.answer_of(request, stranger).await;
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn answer_of(
+        &self,
+        mut request: Request<Incoming>,
+        stranger: &Stranger,
+    ) -> Response<Body> {
         if !self.is_here(&request) {
             let message = "this listener serves its own address alone";
             return status_response(StatusCode::MISDIRECTED_REQUEST, "BadRequest", message, None);

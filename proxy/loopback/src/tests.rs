@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -6,6 +7,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -140,6 +142,40 @@ async fn rule_27_a_request_without_the_token_or_for_another_host_goes_nowhere() 
             .ask(&[(header::HOST, host), (header::AUTHORIZATION, &good)])
             .await;
         assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{host}");
+    }
+}
+
+/// Bytes behind a request that the client takes for upgraded are no request.
+#[tokio::test]
+async fn rule_1_a_connection_whose_upgrade_is_refused_ends_with_the_answer() {
+    let world = World::new().await;
+    let (host, token) = (world.address, &world.token);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let unnamed = "Upgrade: SPDY/3.1\r\n";
+    let good = format!("Authorization: Bearer {token}\r\n");
+    let ahead = format!("GET /ahead HTTP/1.1\r\nHost: {host}\r\n{good}\r\n");
+    for (status, asks) in [
+        (200, format!("Host: {host}\r\n{good}{upgrade}")),
+        (200, format!("Host: {host}\r\n{good}{unnamed}")),
+        (401, format!("Host: {host}\r\n{upgrade}")),
+        (421, format!("Host: elsewhere\r\n{good}{upgrade}")),
+    ] {
+        let mut connection = world.connect(b"http/1.1").await;
+        let request = format!("GET /x HTTP/1.1\r\n{asks}\r\n{ahead}");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // It ends: a client that goes on waiting would wait for ever.
+        let read = connection.read_to_end(&mut answer);
+        let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+        let _ = read.expect("the connection goes on");
+        let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+        assert!(
+            answer.starts_with(&format!("http/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(!answer.contains("/ahead"), "{answer}");
+        assert_eq!(answer.matches("http/1.1 ").count(), 1, "{answer}");
     }
 }
 

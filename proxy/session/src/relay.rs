@@ -10,7 +10,7 @@ use underpass_core::body::{Guarded, boxed};
 use underpass_core::{Body, BoxError, Rejection, status_response};
 use underpass_http::call::Asked;
 use underpass_http::exchange::{self, Answered, Exchange, Whole};
-use underpass_http::headers::strip_hop_by_hop;
+use underpass_http::headers::{self, strip_hop_by_hop};
 use underpass_http::pipe::{self, Meter};
 use underpass_http::upgrade::UpgradeRequest;
 use underpass_tunnel::{Class, chain};
@@ -58,12 +58,16 @@ impl UserSession {
         let (mut parts, body) = request.into_parts();
         let body = Whole::new(body, parts.version);
         let authorization = self.authorization().await?;
+        let takes_trailers = headers::takes_trailers(parts.version, &parts.headers);
         strip_hop_by_hop(&mut parts.headers);
         let host = HeaderValue::from_str(self.registrar.authority());
         let host = host.map_err(|_| away("the server's name is no header"))?;
         // The server's own name: that which the client used is this side's.
         parts.headers.insert(header::HOST, host);
         parts.headers.insert(header::AUTHORIZATION, authorization);
+        if takes_trailers {
+            headers::take_trailers(&mut parts.headers);
+        }
         if let Some(upgrade) = upgrade {
             upgrade.write(&mut parts.headers);
         }
@@ -148,10 +152,11 @@ pub(super) fn answer(
                 tokio::spawn(pipe::close(client));
             }
             let body = Whole::new(body, parts.version);
-            strip_hop_by_hop(&mut parts.headers);
+            headers::strip_answer(&mut parts.headers);
             parts.version = Version::HTTP_11;
             parts.extensions.clear();
-            Response::from_parts(parts, boxed(Guarded::new(body, exchange)))
+            let body = boxed(Guarded::new(body, exchange));
+            exchange::chunk_before_trailers(Response::from_parts(parts, body))
         }
     }
 }

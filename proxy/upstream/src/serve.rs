@@ -227,7 +227,7 @@ impl Generation {
         let response = self.clean(response, &call)?;
         Ok(match call.is_watch() {
             true => watch::follow(response, caller.draining),
-            false => response,
+            false => exchange::chunk_before_trailers(response),
         })
     }
 
@@ -261,6 +261,7 @@ impl Generation {
         call: &Call,
     ) -> Result<Option<HeaderValue>, Rejection> {
         let client = forwarded_for(headers);
+        let takes_trailers = headers::takes_trailers(Version::HTTP_11, headers);
         headers::clean_request(headers, call.info());
         if !self.endpoint.prefix().is_empty() {
             // Another proxy stands before the API server, and may take a cookie for a credential.
@@ -268,6 +269,9 @@ impl Generation {
         }
         headers.remove(header::HOST);
         headers.extend(client.map(|address| (X_FORWARDED_FOR, address)));
+        if takes_trailers {
+            headers::take_trailers(headers);
+        }
         if let Some(upgrade) = call.upgrade() {
             upgrade.write(headers);
         }

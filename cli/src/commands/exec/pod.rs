@@ -130,8 +130,13 @@ fn is_pod(kind: &str) -> bool {
 }
 
 async fn named(api: &Api<'_>, name: &str) -> Result<Pod> {
+    api.get(&path(name)?, "").await
+}
+
+/// A pod's place in its namespace. Its name may be the user's, or an answer's.
+fn path(name: &str) -> Result<String> {
     is_name("pod", name)?;
-    api.get(&format!("api/v1/pods/{}", segment(name)), "").await
+    Ok(format!("api/v1/pods/{}", segment(name)))
 }
 
 async fn of_owner(api: &Api<'_>, kind: &str, name: &str) -> Result<Pod> {
@@ -163,6 +168,14 @@ async fn of_owner(api: &Api<'_>, kind: &str, name: &str) -> Result<Pod> {
 impl Pod {
     pub(super) fn name(&self) -> &str {
         &self.metadata.name
+    }
+
+    /// The place of its streams of a command.
+    ///
+    /// # Errors
+    /// The cluster gave it a name that no path has.
+    pub(super) fn exec(&self) -> Result<String> {
+        Ok(format!("{}/exec", path(self.name())?))
     }
 
     /// A pod that is ready is better than one that runs, and that one better than others. Of equal ones it is the first by name.
@@ -229,6 +242,21 @@ mod tests {
             "spec": {"containers": [{"name": "app"}, {"name": "proxy"}], "initContainers": [{"name": "setup"}]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_name_of_an_answer_is_one_segment_of_the_path() {
+        let of = |name: &str| {
+            let mut pod = pod(None);
+            pod.metadata.name = name.to_owned();
+            pod.exec().ok()
+        };
+        let path = |name: &str| Some(format!("api/v1/pods/{name}/exec"));
+        assert_eq!(of("web-0"), path("web-0"));
+        assert_eq!(of("a?b#c%2e"), path("a%3Fb%23c%252e"));
+        for none in ["", ".", "..", "../secrets/a", "a/b"] {
+            assert_eq!(of(none), None, "{none}");
+        }
     }
 
     #[test]

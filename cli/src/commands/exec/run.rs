@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use underpass_api::{CHANNEL_PROTOCOL, ShellChannel, TerminalSize};
 use underpass_session::UserSession;
 use underpass_terminal::{Terminal, obey, relay_to_stderr, relay_to_stdout};
 
 use super::api::shown;
+use super::ended::Ended;
 use crate::channels::{Channels, Heard, Incoming, Outgoing, close};
 use crate::keyboard::{Event, Keyboard};
 use crate::refusal::Refusal;
@@ -19,7 +21,7 @@ use crate::refusal::Refusal;
 /// API servers before Kubernetes 1.30 speak the version that has no end of input.
 const PROTOCOLS: &str = "v5.channel.k8s.io, v4.channel.k8s.io";
 
-/// The time for the other end to close behind the command's status.
+/// The time for the other end to close behind the command's status, and behind each output that comes after it.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// A command in a pod.
@@ -29,41 +31,8 @@ pub(super) struct Wanted {
     pub(super) stdin: bool,
 }
 
-/// The end of a command.
-pub(super) enum Ended {
-    /// By itself, with this exit status.
-    Status(i32),
-    /// It did not run, or its end is not known: why, in the cluster's words.
-    Failed(String),
-    /// Nothing reads its output any more.
-    OutputClosed,
-}
-
-/// The end, as Kubernetes has it: a `Status`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    status: String,
-    reason: String,
-    message: String,
-    details: Details,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Details {
-    causes: Vec<Cause>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Cause {
-    reason: String,
-    message: String,
-}
-
 impl Wanted {
-    /// Runs it to its end.
+    /// Runs it to its end. `away`: the session has no connection, and what is on its way comes later.
     ///
     /// # Errors
     /// It cannot be begun, or its stream is lost.
@@ -71,6 +40,7 @@ impl Wanted {
         &self,
         session: &UserSession,
         terminal: Option<&Terminal>,
+        away: watch::Receiver<bool>,
     ) -> Result<Ended> {
         let path = self.request(terminal.is_some());
         let opened = Channels::in_session(session, &path, PROTOCOLS);
@@ -103,7 +73,7 @@ impl Wanted {
             }
         };
         let ended = tokio::select! {
-            ended = hear(&mut from, terminal.is_some()) => ended,
+            ended = hear(&mut from, terminal.is_some(), away) => ended,
             never = typing => match never? {},
         };
         close(to, from).await;
@@ -162,23 +132,31 @@ async fn type_in(
     }
 }
 
-/// Passes the output on, until the command has ended.
-async fn hear(from: &mut Incoming, is_raw: bool) -> Result<Ended> {
+/// Passes the output on, until the command has ended and its streams with it. The status may come before the last output, and an end
+/// that the other end does not send is not waited for.
+async fn hear(from: &mut Incoming, is_raw: bool, mut away: watch::Receiver<bool>) -> Result<Ended> {
     let mut ended = None;
+    let mut until = Instant::now();
     loop {
         let heard = match ended.is_some() {
-            // The status is there, and the end of the stream is near.
-            true => match tokio::time::timeout(CLOSING, from.next()).await {
-                Ok(Ok(heard)) => heard,
-                Ok(Err(_)) | Err(_) => Heard::End,
+            true => tokio::select! {
+                biased;
+                heard = from.next() => heard.unwrap_or(Heard::End),
+                () = silence(&mut until, &mut away) => Heard::End,
             },
             false => from.next().await.context("the stream is lost")?,
+        };
+        let is_output = match &heard {
+            Heard::On(Some(ShellChannel::Stdout | ShellChannel::Stderr), data) => !data.is_empty(),
+            Heard::On(Some(ShellChannel::Error), _) => ended.is_none(),
+            Heard::On(..) | Heard::End => false,
         };
         let written = match heard {
             Heard::On(Some(ShellChannel::Stdout), data) => write(data, is_raw, false).await,
             Heard::On(Some(ShellChannel::Stderr), data) => write(data, is_raw, true).await,
             Heard::On(Some(ShellChannel::Error), status) => {
-                ended = Some(end(&status));
+                // Of two, the first: the other end has one.
+                ended.get_or_insert_with(|| Ended::read(&status));
                 Ok(())
             }
             Heard::On(..) => Ok(()),
@@ -194,6 +172,25 @@ async fn hear(from: &mut Incoming, is_raw: bool) -> Result<Ended> {
             }
             Err(error) => return Err(error).context("the output cannot be written"),
         }
+        if is_output {
+            // A slow reader's time does not count.
+            until = Instant::now() + CLOSING;
+        }
+    }
+}
+
+/// Waits until then, and longer where the connection was away: what is on its way has its time once there is another.
+async fn silence(until: &mut Instant, away: &mut watch::Receiver<bool>) {
+    loop {
+        tokio::time::sleep_until(*until).await;
+        if !*away.borrow() {
+            return;
+        }
+        if away.wait_for(|is_away| !is_away).await.is_err() {
+            // The session is gone, and the stream's own error says so.
+            return;
+        }
+        *until = Instant::now() + CLOSING;
     }
 }
 
@@ -209,55 +206,115 @@ async fn write(data: Bytes, is_raw: bool, is_stderr: bool) -> io::Result<()> {
         .unwrap_or_else(|gone| Err(io::Error::other(gone)))
 }
 
-fn end(status: &[u8]) -> Ended {
-    let Ok(status) = serde_json::from_slice::<Status>(status) else {
-        let text = String::from_utf8_lossy(status);
-        return Ended::Failed(format!("the command's status is not understood: {text}"));
-    };
-    if status.status == "Success" {
-        return Ended::Status(0);
-    }
-    let mut causes = status.details.causes.iter();
-    let code = causes.find(|cause| cause.reason == "ExitCode");
-    let code = code.and_then(|cause| cause.message.parse().ok());
-    match code {
-        // A command that failed with 0 did not succeed.
-        Some(code) if status.reason == "NonZeroExitCode" && code != 0 => Ended::Status(code),
-        _ => Ended::Failed(status.message),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use futures_util::SinkExt as _;
+    use tokio::io::DuplexStream;
+    use tokio::task::JoinHandle;
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
     use super::*;
 
-    #[test]
-    fn the_status_is_the_commands_end() {
-        for (status, expected) in [
-            (r#"{"status":"Success"}"#, "0"),
-            (
-                r#"{"status":"Failure","reason":"NonZeroExitCode","message":"x",
-                    "details":{"causes":[{"reason":"ExitCode","message":"126"}]}}"#,
-                "126",
-            ),
-            (
-                r#"{"status":"Failure","reason":"InternalError","message":"executable file not found"}"#,
-                "executable file not found",
-            ),
-            (
-                r#"{"status":"Failure","reason":"NonZeroExitCode","message":"odd",
-                    "details":{"causes":[{"reason":"ExitCode","message":"0"}]}}"#,
-                "odd",
-            ),
-            ("}", "the command's status is not understood: }"),
-        ] {
-            let shown = match end(status.as_bytes()) {
-                Ended::Status(status) => status.to_string(),
-                Ended::Failed(why) => why,
-                Ended::OutputClosed => panic!("{status}"),
-            };
-            assert_eq!(shown, expected);
+    /// The other end of a command's streams, and this one, whose connection is away while that is `true`.
+    struct Streams {
+        theirs: WebSocketStream<DuplexStream>,
+        path: watch::Sender<bool>,
+        heard: JoinHandle<Result<Ended>>,
+    }
+
+    impl Streams {
+        async fn new() -> Self {
+            let (ours, theirs) = tokio::io::duplex(1024);
+            let (_, mut from) = Channels::raw(ours).await.split();
+            let theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+            let (path, away) = watch::channel(false);
+            let heard = tokio::spawn(async move { hear(&mut from, false, away).await });
+            Self {
+                theirs,
+                path,
+                heard,
+            }
         }
+
+        async fn say(&mut self, channel: ShellChannel, payload: &str) {
+            self.say_raw(channel.message(payload.as_bytes())).await;
+        }
+
+        async fn say_raw(&mut self, message: Vec<u8>) {
+            self.theirs.send(Message::binary(message)).await.unwrap();
+        }
+
+        async fn ended(self) -> Result<String> {
+            let ended = tokio::time::timeout(Duration::from_secs(600), self.heard).await;
+            ended
+                .expect("it does not end")
+                .unwrap()
+                .map(|ended| match ended {
+                    Ended::Status(status) => status.to_string(),
+                    Ended::Failed(why) => why,
+                    Ended::OutputClosed => "closed".to_owned(),
+                })
+        }
+    }
+
+    const SUCCESS: &str = r#"{"status":"Success"}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn output_behind_the_status_is_waited_for_as_long_as_it_comes() {
+        let mut streams = Streams::new().await;
+        streams.say(ShellChannel::Error, SUCCESS).await;
+        for _ in 0..5 {
+            tokio::time::sleep(CLOSING * 4 / 5).await;
+            streams.say(ShellChannel::Stdout, "\n").await;
+        }
+        assert!(!streams.heard.is_finished());
+        let last = Instant::now();
+        assert_eq!(streams.ended().await.unwrap(), "0");
+        assert!(last.elapsed() <= CLOSING + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_are_no_output_do_not_keep_a_command_from_its_end() {
+        let mut streams = Streams::new().await;
+        streams.say(ShellChannel::Error, SUCCESS).await;
+        let begun = Instant::now();
+        while !streams.heard.is_finished() && begun.elapsed() < CLOSING * 3 {
+            tokio::time::sleep(CLOSING / 5).await;
+            // A channel that is none, an empty output, and another end.
+            for message in [vec![77, 1], ShellChannel::Stdout.message(b"")] {
+                let _ = streams.theirs.send(Message::binary(message)).await;
+            }
+            let other = ShellChannel::Error.message(b"{}");
+            let _ = streams.theirs.send(Message::binary(other)).await;
+        }
+        assert!(begun.elapsed() < CLOSING * 3);
+        assert_eq!(streams.ended().await.unwrap(), "0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_a_lost_connection_holds_up_is_waited_for() {
+        let mut streams = Streams::new().await;
+        streams.say(ShellChannel::Error, SUCCESS).await;
+        streams.path.send_replace(true);
+        tokio::time::sleep(CLOSING * 6).await;
+        assert!(!streams.heard.is_finished());
+        streams.path.send_replace(false);
+        tokio::time::sleep(CLOSING / 2).await;
+        assert!(!streams.heard.is_finished());
+        streams.say(ShellChannel::Stdout, "\n").await;
+        streams.theirs.close(None).await.unwrap();
+        assert_eq!(streams.ended().await.unwrap(), "0");
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_status_is_an_error() {
+        let mut streams = Streams::new().await;
+        streams.say(ShellChannel::Stdout, "\n").await;
+        streams.theirs.close(None).await.unwrap();
+        let error = streams.ended().await.unwrap_err();
+        assert!(error.to_string().contains("before the command's status"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Questions to a directory.
 
-use std::pin::{Pin, pin};
+use std::{
+    pin::{Pin, pin},
+    sync::OnceLock,
+};
 
 use futures_util::future::{Either, select};
 use tokio::time::timeout;
@@ -21,6 +24,8 @@ pub(super) struct Connections {
     address: Address,
     bind: Bind,
     idle: Idle<Stream>,
+    /// Of the directory, once it has been asked.
+    name_of_entries: OnceLock<&'static str>,
 }
 
 /// Whether a password is right.
@@ -108,12 +113,17 @@ type Answered = Result<(Entries, Connection), LdapFailure>;
 /// Active Directory answers 49 for accounts that are locked or disabled, too.
 const NOT_ACCEPTED: [u32; 5] = [19, 48, 49, 50, 53];
 
+/// [MS-ADTS], section 3.1.1.3.4.3: it searches by `distinguishedName`, which elsewhere is what every attribute of that kind is called.
+const CAPABILITIES: &str = "supportedCapabilities";
+const ACTIVE_DIRECTORY: &str = "1.2.840.113556.1.4.800";
+
 impl Connections {
     pub(super) fn new(address: Address, bind: Bind) -> Self {
         Self {
             address,
             bind,
             idle: Idle::new(),
+            name_of_entries: OnceLock::new(),
         }
     }
 
@@ -166,6 +176,24 @@ impl Connections {
             (None, End::NoSuchObject) => Entry::Missing,
             (None, End::Referral) => Entry::Elsewhere,
         })
+    }
+
+    /// The attribute by which the directory finds an entry of a distinguished name.
+    pub(super) async fn name_of_entries(
+        &self,
+        budget: &Budget,
+    ) -> Result<&'static str, LdapFailure> {
+        if let Some(known) = self.name_of_entries.get() {
+            return Ok(known);
+        }
+        // The root's own entry (RFC 4512, section 5.1).
+        let root = self.read("", "(objectClass=*)", &[CAPABILITIES], budget);
+        let name = match root.await? {
+            Entry::Found(root) if root.has(CAPABILITIES, ACTIVE_DIRECTORY) => "distinguishedName",
+            // RFC 5020.
+            _ => "entryDN",
+        };
+        Ok(self.name_of_entries.get_or_init(|| name))
     }
 
     /// Asks for the values that Active Directory has left out of an attribute with many.

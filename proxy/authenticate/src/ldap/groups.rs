@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use futures_util::{StreamExt, stream};
 
 use super::{
+    batch::{Batch, Batches},
     budget::Budget,
     config::{GroupMembership, GroupSearch},
     connection::{Connections, Entry, LdapFailure},
@@ -96,12 +97,25 @@ impl Walk<'_> {
             if asked.len() > limits::GROUPS {
                 return Err(LdapFailure::TooManyGroups);
             }
-            let reads = stream::iter(named).map(async |dn| {
+            let batch = Batch {
+                config,
+                connections,
+                budget,
+                attributes: &attributes,
+            };
+            let Batches { found, left } = batch.ask(named).await?;
+            let mut next = Vec::new();
+            for group in found {
+                let further = group.texts(attribute)?;
+                if !self.take(vec![group])?.is_empty() {
+                    next.extend(further);
+                }
+            }
+            let reads = stream::iter(left).map(async |dn| {
                 let read = connections.read(&dn, &config.filter, &attributes, budget);
                 (read.await, dn)
             });
             let mut reads = std::pin::pin!(reads.buffered(limits::LDAP_READS));
-            let mut next = Vec::new();
             while let Some((read, dn)) = reads.next().await {
                 let group = match read? {
                     Entry::Found(group) => group,
@@ -135,8 +149,8 @@ impl Walk<'_> {
         attribute: &str,
         values: Vec<String>,
     ) -> Result<Vec<String>, LdapFailure> {
-        if !values.is_empty() {
-            let groups = self.search(attribute, &values).await?;
+        for some in values.chunks(limits::LDAP_TERMS) {
+            let groups = self.search(attribute, some).await?;
             self.take(groups)?;
         }
         Ok(self.names)

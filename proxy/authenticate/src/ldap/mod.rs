@@ -8,6 +8,7 @@
 //! A directory is a peer like others: the server reads its answers within bounds, and without recursion.
 
 mod attempts;
+mod batch;
 mod ber;
 mod budget;
 mod config;

@@ -138,6 +138,12 @@ impl Found {
             .map_err(|_| NoText(attribute.to_owned()))
     }
 
+    /// Whether an attribute has this value.
+    pub(super) fn has(&self, attribute: &str, value: &str) -> bool {
+        let mut values = self.values(attribute).iter();
+        values.any(|one| one == value.as_bytes())
+    }
+
     /// The only value of an attribute; of several, the one that the entry bears in its distinguished name.
     pub(super) fn name(&self, attribute: &str) -> Option<String> {
         let mut texts = self.texts(attribute).ok()?;

@@ -164,6 +164,69 @@ fn by_member_of(directory: &Directory) -> LdapConfig {
     config
 }
 
+fn searches(directory: &Directory) -> usize {
+    directory.log().matches(" SRCH base=").count()
+}
+
+fn flood(groups: usize) -> Vec<String> {
+    let mut all: Vec<_> = (0..groups).map(|n| format!("ldap:flood-{n}")).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn five_hundred_groups_take_few_questions() {
+    let directory = Directory::with_flood(500).await;
+    let all = ldap(by_member_of(&directory));
+    assert_eq!(groups(basic(&all, "bob", "bob-secret").await), flood(500));
+    // The user, the root's entry, and a hundred groups to a question.
+    assert_eq!(searches(&directory), 2 + 5, "{}", directory.log());
+
+    // Those that are no groups here take another one for each hundred.
+    let directory = Directory::with_flood(500).await;
+    let mut config = by_member_of(&directory);
+    let search = config.groups.as_mut().unwrap();
+    search.filter = "(&(objectClass=groupOfNames)(cn=flood-7))".to_owned();
+    let some = ldap(config);
+    let found = groups(basic(&some, "bob", "bob-secret").await);
+    assert_eq!(found, ["ldap:flood-7"]);
+    assert_eq!(searches(&directory), 2 + 5 + 5, "{}", directory.log());
+}
+
+/// slapd has the groups, and no entry of the base's name.
+#[tokio::test]
+async fn a_directory_that_does_not_search_below_the_base_is_asked_about_each_group() {
+    let directory = Directory::with_flood(20).await;
+    let mut config = by_member_of(&directory);
+    config.groups.as_mut().unwrap().base = "dc=org".to_owned();
+    let found = groups(basic(&ldap(config), "bob", "bob-secret").await);
+    assert_eq!(found, flood(20));
+}
+
+#[tokio::test]
+async fn among_many_groups_one_of_another_directory_is_left_out() {
+    let others = [
+        "CN=Dev , ou=Groups,dc=example,dc=org",
+        "cn=elsewhere,ou=groups,dc=example,dc=org",
+        "cn=gone,ou=groups,dc=example,dc=org",
+        "cn=far,dc=example,dc=net",
+    ];
+    let directory = Directory::with_flood_and(20, &others).await;
+    let ldap = ldap(by_member_of(&directory));
+    let found = groups(basic(&ldap, "bob", "bob-secret").await);
+    let mut wanted = flood(20);
+    // `dev` is in two others.
+    wanted.extend(["dev", "everyone", "platform"].map(|name| format!("ldap:{name}")));
+    wanted.sort();
+    assert_eq!(found, wanted);
+    let log = directory.log();
+    let read = |dn: &str| log.matches(&format!("SRCH base=\"{dn}")).count();
+    // Each of these was asked about by itself, so that the log says why it does not count.
+    assert_eq!(log.matches("SEARCH RESULT tag=101 err=10").count(), 1);
+    assert_eq!((read("cn=elsewhere,"), read("cn=gone,")), (1, 1), "{log}");
+    assert_eq!((read("cn=far,"), read("cn=flood-")), (0, 0), "{log}");
+}
+
 #[tokio::test]
 async fn a_group_that_another_directory_has_is_left_out() {
     let directory = Directory::start().await;

@@ -6,11 +6,10 @@ use super::world::{CLUSTER, Outcome, Received, Sender, TLS_DOMAIN};
 use underpass_core::RequestInfo;
 
 /// Headers that no agent may get: an identity or a credential of the client's, or those of the client's connection.
-const NEVER: [&str; 11] = [
+const NEVER: [&str; 10] = [
     "authorization",
     "proxy-authorization",
     "cookie",
-    "te",
     "keep-alive",
     "proxy-connection",
     "forwarded",
@@ -86,8 +85,12 @@ pub(super) fn outcome(sender: Sender, outcome: &Outcome) {
     };
     let found = head.headers.iter().find(|(name, _)| forbidden(name));
     assert!(found.is_none(), "{found:?}: {mine}");
+    // Of the client's, nothing but that it reads trailers.
+    let mut codings = head.headers.iter().filter(|(name, _)| name == "te");
+    assert!(codings.all(|(_, value)| value == "trailers"), "{mine}");
     for once in [
         "host",
+        "te",
         "content-length",
         "transfer-encoding",
         "upgrade",

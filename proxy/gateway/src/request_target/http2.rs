@@ -1,6 +1,9 @@
 //! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks. Resets and ends of streams are read here as well.
 //!
-//! Blocks depend on those before them, by the table of RFC 7541. Until a path has to be changed, all bytes are passed on as they came,
+//! `h2` also resets a stream whose `:authority` it cannot read. Such a request gets another authority and a mark, so that its client is
+//! answered in words. Go's servers take any.
+//!
+//! Blocks depend on those before them, by the table of RFC 7541. Until a field has to be changed, all bytes are passed on as they came,
 //! and blocks are only read. From then on `h2`'s table is no longer the client's, so that each block is written anew,
 //! without the table.
 //!
@@ -10,7 +13,8 @@
 
 use std::{borrow::Cow, io, ops::Range};
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Version, uri::Authority};
 
 use super::{
     Encode, Others, Part,
@@ -53,6 +57,10 @@ const CUT: [u8; 4] = [0, 0, 0, 10];
 
 /// The number of a CONNECT's stream, in its head.
 const STREAM: &str = "underpass-stream";
+
+/// The authority of a request in the place of one that cannot be read, and the mark of such a request.
+const NO_AUTHORITY: &[u8] = b"authority.invalid";
+const BAD_AUTHORITY: &str = "underpass-bad-authority";
 
 /// A block with `:status`, which no request has (section 8.3): `h2` resets the stream and nothing else. As trailers it is none.
 const MALFORMED: &[u8] = &[0x88];
@@ -146,6 +154,11 @@ impl Heads {
         line.to_str().ok()?.parse().ok()
     }
 
+    /// Whether the client's `:authority` could not be read. A client that sends the mark by itself is refused for nothing else.
+    pub(in super::super) fn is_without_authority<B>(request: &Request<B>) -> bool {
+        request.version() == Version::HTTP_2 && request.headers().contains_key(BAD_AUTHORITY)
+    }
+
     /// Follows bytes that begin where the last ones that were passed on have ended. Gives others in their place, or nothing
     /// where they pass as they are. An unfinished head at their end is kept.
     fn follow(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -224,11 +237,19 @@ impl Heads {
     /// Reads a head. Gives it as it is to be written in its place, if it is to be.
     fn head(&mut self, head: &Head<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
         let mut lines = self.reader.read(&head.block)?;
+        let mut is_bad = false;
         for line in &mut lines {
             if let Some(encoded) = encoded(&line.field) {
                 line.field.value = encoded.into();
                 self.mode = Mode::Writes;
+            } else if is_bad_authority(&line.field) {
+                line.field.value = Bytes::from_static(NO_AUTHORITY);
+                self.mode = Mode::Writes;
+                is_bad = true;
             }
+        }
+        if is_bad {
+            lines.push(Line::new(BAD_AUTHORITY, "1".to_owned()));
         }
         let is_connect = |field: &Field| field.name == ":method" && field.value == "CONNECT";
         let connects = lines.iter().any(|line| is_connect(&line.field));
@@ -254,6 +275,12 @@ impl Heads {
             (Mode::Reads | Mode::Lost, None) => Ok(None),
         }
     }
+}
+
+/// An authority that `h2` cannot read, or that names a user besides a server (section 8.3.1).
+fn is_bad_authority(field: &Field) -> bool {
+    field.name == ":authority"
+        && (field.value.contains(&b'@') || Authority::try_from(&*field.value).is_err())
 }
 
 /// A path that is not as it may be, as it may be.

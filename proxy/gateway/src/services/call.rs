@@ -8,9 +8,7 @@ use http::{
 
 use super::way::{Scheme, ServiceWay};
 use crate::{audit::Record, forward::AUDIT_ID};
-use underpass_core::{
-    Rejection, Target, UNDERPASS_NODE, X_FORWARDED_FOR, forwarded_for, list::has_token,
-};
+use underpass_core::{Rejection, Target, UNDERPASS_NODE, X_FORWARDED_FOR, forwarded_for};
 use underpass_http::{
     call::{Asked, check_method},
     headers::{self, ServicePlace},
@@ -54,18 +52,18 @@ impl ServiceCall {
         if asked.is_upgrade() && way.scheme == Scheme::H2c {
             return Err(Rejection::BadRequest(NO_UPGRADE));
         }
-        let headers = request.headers();
-        if headers.contains_key(UNDERPASS_NODE) {
+        let fields = request.headers();
+        if fields.contains_key(UNDERPASS_NODE) {
             return Err(Rejection::BadRequest(NO_NODE));
         }
-        let in_header = || headers.get(header::HOST)?.to_str().ok();
+        let in_header = || fields.get(header::HOST)?.to_str().ok();
         let authority = request.uri().authority().map(Authority::as_str);
         Ok(Self {
             way,
             method: request.method().clone(),
             upgrade: asked.into_upgrade(),
             host: authority.or_else(in_header).map(str::to_owned),
-            takes_trailers: has_token(headers, &header::TE, "trailers"),
+            takes_trailers: headers::takes_trailers(request.version(), fields),
         })
     }
 
@@ -92,13 +90,13 @@ impl ServiceCall {
     ) -> Result<Request<B>, Rejection> {
         headers::clean_request_to_service(&mut headers);
         self.write_headers(&mut headers, record)?;
+        if self.takes_trailers {
+            headers::take_trailers(&mut headers);
+        }
         let (path, authority) = (self.way.path.clone(), self.way.authority());
         let mut request = Request::new(body);
         *request.uri_mut() = match version {
             Version::HTTP_2 => {
-                if self.takes_trailers {
-                    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-                }
                 let uri = Uri::builder().scheme(self.way.url_scheme());
                 let uri = uri.authority(authority).path_and_query(path).build();
                 uri.map_err(|_| Rejection::Unavailable)?

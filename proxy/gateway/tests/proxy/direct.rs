@@ -124,6 +124,14 @@ fn authorizations(api: &Api) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn trailers_of_a_direct_clusters_answer_come() {
+    let api = Api::start(crate::trailers::with_trailers).await;
+    let setting = Setting::of(&api, &token("cluster-token")).await;
+    let path = "/api/v1/namespaces/a/services/s/proxy/x";
+    crate::trailers::come_over_both(&setting.world, path).await;
+}
+
+#[tokio::test]
 async fn a_request_arrives_as_its_caller_with_the_clusters_credential() {
     let api = Api::start(ok).await;
     let setting = Setting::of(&api, &token("cluster-token")).await;

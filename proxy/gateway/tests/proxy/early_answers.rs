@@ -1,8 +1,14 @@
 //! API servers that answer before they have read all of a request.
 
-use http::{Response, StatusCode};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use underpass_core::limits;
+use underpass_audit::AuditLog;
+use underpass_core::{Body, limits};
+use underpass_gateway::BudgetConfig;
 
 use crate::{
     api::Api,
@@ -90,6 +96,71 @@ async fn an_answer_before_the_end_of_its_request_says_that_it_is_the_last() {
     assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
 }
 
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
+async fn echo(request: Request<Incoming>) -> Response<Body> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Response::new(underpass_core::full(body))
+}
+
+/// A client that waits for a 100 keeps its body where it is refused: the body is not asked for before.
+#[tokio::test]
+async fn a_refusal_comes_without_a_100() {
+    let api = Api::start(echo).await;
+    let budgets = BudgetConfig::default().requests_per_user(1);
+    let budgets = budgets.and_then(|budgets| budgets.queue_wait(Duration::from_millis(50)));
+    let world = World::with_budgets(&api, AuditLog::default(), budgets.unwrap()).await;
+    let lines = "Content-Length: 5\r\nExpect: 100-continue\r\n";
+    let head = world.head("PUT", PATH, lines);
+    let by = |token: &str| head.replace(&world.alice, token);
+    let of = |cluster: &str| head.replace("/clusters/c/", &format!("/clusters/{cluster}/"));
+    // An upload that has the only seat, and goes on.
+    let mut holder = tokio::net::TcpStream::connect(world.http1).await.unwrap();
+    let held = by(&world.bob);
+    holder.write_all(held.as_bytes()).await.unwrap();
+    let mut interim = vec![0; CONTINUE.len()];
+    soon(holder.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(interim, CONTINUE.as_bytes());
+    for (request, expected) in [
+        (by("underpass_unknown"), 401),
+        (by(&world.mallory), 403),
+        (of("unknown"), 404),
+        (of("no-agent"), 503),
+        (by(&world.bob), 429),
+        (head.replace("PUT", "BREW"), 405),
+    ] {
+        let answer = world.raw(&request).await;
+        assert_eq!(code(&answer), expected, "{answer}");
+        assert!(!answer.contains("100 Continue"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+    // The body that was asked for is not lost.
+    soon(holder.write_all(b"hello")).await.unwrap();
+    let mut answer = [0; 12];
+    soon(holder.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn an_upload_that_waits_for_a_100_has_one_and_arrives() {
+    let api = Api::start(echo).await;
+    let world = World::new(&api).await;
+    let lines = "Content-Length: 5\r\nExpect: 100-continue\r\nConnection: close\r\n";
+    let mut socket = tokio::net::TcpStream::connect(world.http1).await.unwrap();
+    let head = world.head("PUT", PATH, lines);
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut interim = vec![0; CONTINUE.len()];
+    soon(socket.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(interim, CONTINUE.as_bytes());
+    socket.write_all(b"hello").await.unwrap();
+    let mut answer = String::new();
+    soon(socket.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(code(&answer), 200, "{answer}");
+    assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+    assert!(!answer.contains("100 Continue"), "{answer}");
+    assert_eq!(api.only().all("expect"), [""; 0]);
+}
+
 #[tokio::test]
 async fn an_early_answer_over_http_2_arrives() {
     let api = Api::start(|_| async {
@@ -105,7 +176,6 @@ async fn an_early_answer_over_http_2_arrives() {
 mod over_http_2 {
     use bytes::Bytes;
     use h2::{Reason, SendStream, client::SendRequest};
-    use http::Request;
     use tokio::net::TcpStream;
 
     use super::*;

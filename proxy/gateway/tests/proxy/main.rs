@@ -7,6 +7,8 @@ mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod authorities;
+#[cfg(test)]
 mod broken_answers;
 #[cfg(test)]
 mod budgets;
@@ -44,6 +46,8 @@ mod smuggling;
 mod strangers;
 #[cfg(test)]
 mod streaming;
+#[cfg(test)]
+mod trailers;
 #[cfg(test)]
 mod upgrades;
 #[cfg(test)]

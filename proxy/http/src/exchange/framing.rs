@@ -1,7 +1,15 @@
-//! The framing of requests' bodies over HTTP/1.1.
+//! The framing of bodies over HTTP/1.1.
 
-use http::{HeaderValue, Method, Request, header};
-use http_body::Body;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::{Body, Frame};
+
+use underpass_core::{Body as Boxed, BoxError, body};
 
 /// Announces the chunks of a GET's or HEAD's body whose length is unknown. hyper's client takes such a request for one without a body
 /// where no header says otherwise, and sends nothing of it.
@@ -14,6 +22,32 @@ pub fn announce_chunks<B: Body>(request: &mut Request<B>) {
         request
             .headers_mut()
             .insert(header::TRANSFER_ENCODING, chunked);
+    }
+}
+
+/// Takes the length from an answer that announces trailers. Over HTTP/2 both may be there; over HTTP/1.1 trailers follow chunks alone
+/// (RFC 9112, section 7.1.2).
+pub fn chunk_before_trailers(mut response: Response<Boxed>) -> Response<Boxed> {
+    let announced = response.headers().contains_key(header::TRAILER);
+    if !announced || response.body().is_end_stream() {
+        return response;
+    }
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response.map(|inner| body::boxed(OfNoLength(inner)))
+}
+
+/// A body that does not tell its length.
+struct OfNoLength(Boxed);
+
+impl Body for OfNoLength {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
     }
 }
 

@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::heading::Heading;
 pub use self::{
     early::{EarlyAnswer, Stopped},
-    framing::announce_chunks,
+    framing::{announce_chunks, chunk_before_trailers},
     http2::send_http2,
     whole::Whole,
 };

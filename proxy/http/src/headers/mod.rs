@@ -8,11 +8,13 @@ mod caching;
 mod cookies;
 mod redirect;
 mod response;
+mod trailers;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-pub use self::response::{
-    Hop, ServicePlace, clean as clean_response, clean_of_service, clean_trailers,
+pub use self::{
+    response::{Hop, ServicePlace, clean as clean_response, clean_of_service},
+    trailers::{clean_trailers, strip_answer, take_trailers, takes_trailers},
 };
 use underpass_core::{RequestInfo, list::tokens};
 

@@ -11,7 +11,7 @@ use percent_encoding::AsciiSet;
 use super::{
     caching, cookies,
     redirect::{self, Mount},
-    remove_where, strip_hop_by_hop,
+    trailers::strip_answer,
 };
 use crate::call::Call;
 use underpass_core::Rejection;
@@ -74,7 +74,7 @@ impl<'a> ServicePlace<'a> {
 
 /// The treatment of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Drop,
     /// A URL: rewritten below the same `…/proxy/`, and dropped elsewhere.
     Url,
@@ -168,7 +168,7 @@ pub fn clean(
     call: &Call,
     hop: Hop<'_>,
 ) -> Result<(), Rejection> {
-    strip_hop_by_hop(headers);
+    strip_answer(headers);
     let place = place(call, hop);
     let newer = redirects(status)
         .then(|| newer_openapi(headers, call, hop))
@@ -198,7 +198,7 @@ pub fn clean_of_service(
     headers: &mut HeaderMap,
     place: &ServicePlace<'_>,
 ) -> Result<(), Rejection> {
-    strip_hop_by_hop(headers);
+    strip_answer(headers);
     let mount = place.mount();
     check_redirect(status, headers, Some(&mount))?;
     rewrite(headers, Some(&mount), false);
@@ -252,14 +252,8 @@ fn newer_openapi(headers: &HeaderMap, call: &Call, hop: Hop<'_>) -> Option<Heade
     header_value(same.then(|| format!("{client}{path}?{query}")))
 }
 
-/// Cleans trailers: a client that merges trailers into the headers gets none that a header could not be.
-pub fn clean_trailers(trailers: &mut HeaderMap) {
-    strip_hop_by_hop(trailers);
-    remove_where(trailers, |name| fate(name).is_some());
-}
-
 /// The treatment of a header; `None` passes it.
-fn fate(name: &str) -> Option<Fate> {
+pub(super) fn fate(name: &str) -> Option<Fate> {
     if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(CACHE_ORDERS) {
         return Some(Fate::Drop);
     }

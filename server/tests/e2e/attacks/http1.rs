@@ -95,7 +95,7 @@ async fn rule_4_the_api_server_gets_one_identity_and_one_credential() {
     let attacker = &recorder.attacker;
     let lines = "X-Remote-User: root\r\nx-remote-group: system:masters\r\nCookie: a=b\r\nCookie: c=d\r\n\
                  Proxy-Authorization: Basic eA==\r\nX-Forwarded-For: 203.0.113.66\r\nForwarded: for=203.0.113.66\r\n\
-                 X-Real-Ip: 203.0.113.66\r\nX-Forwarded-Client-Cert: Subject=CN=root\r\nTE: trailers\r\n\
+                 X-Real-Ip: 203.0.113.66\r\nX-Forwarded-Client-Cert: Subject=CN=root\r\nTE: gzip, trailers\r\n\
                  Keep-Alive: 5\r\nConnection: X-Named, Authorization\r\nX-Named: 1\r\nX-Kept: 1\r\nAudit-ID: mine\r\n\
                  Sec-WebSocket-Protocol: a\r\n";
     let answer = send(attacker.head("GET", "/headers", &format!("{lines}{CLOSE}"))).await;
@@ -107,6 +107,7 @@ async fn rule_4_the_api_server_gets_one_identity_and_one_credential() {
     assert_eq!(head.all("authorization"), ["Bearer the-agents-own"]);
     assert_eq!(head.all("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(head.all("x-kept"), ["1"]);
+    assert_eq!(head.all("te"), ["trailers"]);
     assert_eq!(head.all("sec-websocket-protocol"), ["a"]);
     assert_eq!(head.all("audit-id").len(), 1);
     assert_ne!(head.all("audit-id"), ["mine"]);
@@ -119,7 +120,6 @@ async fn rule_4_the_api_server_gets_one_identity_and_one_credential() {
         "forwarded",
         "x-real-ip",
         "x-forwarded-client-cert",
-        "te",
         "keep-alive",
         "connection",
         "x-named",

@@ -139,6 +139,11 @@ impl Directory {
 
     /// Starts one in which bob is in so many groups.
     pub async fn with_flood(groups: usize) -> Self {
+        Self::with_flood_and(groups, &[]).await
+    }
+
+    /// The same, and in these others.
+    pub async fn with_flood_and(groups: usize, others: &[&str]) -> Self {
         let program = Program::new("slapd");
         let slapd = find("slapd");
         let slapd = slapd.to_string_lossy();
@@ -152,6 +157,7 @@ impl Directory {
         let bob = "userPassword: bob-secret\n";
         let named: String = (0..groups)
             .map(|number| format!("memberOf: cn=flood-{number},ou=groups,dc=example,dc=org\n"))
+            .chain(others.iter().map(|dn| format!("memberOf: {dn}\n")))
             .collect();
         let mut entries = ENTRIES.replace(bob, &format!("{bob}{named}"));
         for number in 0..groups {

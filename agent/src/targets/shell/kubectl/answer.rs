@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use underpass_core::body::{Guard, Guarded, boxed};
 use underpass_core::{Body, BoxError, Rejection, empty};
 use underpass_http::call::Call;
-use underpass_http::exchange::{Answered, Exchange, Whole};
+use underpass_http::exchange::{self, Answered, Exchange, Whole};
 use underpass_http::headers::{self, Hop};
 use underpass_http::pipe::{self, Meter};
 use underpass_http::upgrade::UpgradeRequest;
@@ -50,7 +50,8 @@ pub(super) fn of(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     let body = Guarded::new(body, Held(exchange));
-    Ok(Response::from_parts(parts, boxed(body)))
+    let response = Response::from_parts(parts, boxed(body));
+    Ok(exchange::chunk_before_trailers(response))
 }
 
 /// The program knows the API server by its own root.

@@ -159,8 +159,12 @@ impl Shared {
         } = self.decide(&request)?;
         let (mut parts, body) = request.into_parts();
         let body = Whole::new(body, parts.version);
+        let takes_trailers = headers::takes_trailers(parts.version, &parts.headers);
         headers::clean_request(&mut parts.headers, call.info());
         write_headers(&mut parts.headers)?;
+        if takes_trailers {
+            headers::take_trailers(&mut parts.headers);
+        }
         let outgoing = within_bounds(call.request(parts.headers, body))?;
         let (stream, io) = memory_stream();
         self.carry(way, needs, io);

@@ -218,6 +218,7 @@ async fn rule_3_the_api_server_gets_the_shells_user_and_nothing_of_the_programs(
         "impersonate-group: qa",
         "impersonate-extra-team: ops",
         "x-two: 2",
+        "te: trailers",
     ] {
         assert_eq!(small.matches(line).count(), 1, "{line}: {head}");
     }
@@ -230,7 +231,6 @@ async fn rule_3_the_api_server_gets_the_shells_user_and_nothing_of_the_programs(
         "authorization",
         "x-one",
         "bearer",
-        "trailers",
     ] {
         assert!(!small.contains(gone), "{gone}: {head}");
     }

@@ -434,3 +434,43 @@ proptest! {
         prop_assert_eq!(whole, pieces);
     }
 }
+
+#[test]
+fn an_authority_that_cannot_be_read_is_marked_and_others_pass() {
+    let head = |authority: &[u8]| {
+        let length = u8::try_from(authority.len()).unwrap();
+        let block = [&[0x82, 0x84, 0x87, 0x41, length][..], authority].concat();
+        [preface(), frame(HEADERS, END_HEADERS | END_STREAM, &block)].concat()
+    };
+    let marked = |authority: &[u8]| {
+        let bytes = head(authority);
+        let all = came(&mut Heads::default(), &bytes, 7).unwrap();
+        let lines = heads(&all).remove(0);
+        let value = |name: &str| {
+            let line = lines.iter().find(|line| line.field.name == name);
+            line.map(|line| line.field.value.clone())
+        };
+        let is_marked = value(BAD_AUTHORITY).is_some();
+        assert_eq!(is_marked, all != bytes, "{authority:?}");
+        if is_marked {
+            assert_eq!(value(":authority").unwrap(), NO_AUTHORITY);
+        }
+        is_marked
+    };
+    for good in [&b"front"[..], b"front:8443", b"[::1]:443", b"127.0.0.1"] {
+        assert!(!marked(good), "{good:?}");
+    }
+    for bad in [
+        &b""[..],
+        b"a b",
+        b"user@front",
+        b"user:secret@front:443",
+        b"a:b:c",
+        b"[::1",
+        b"front/path",
+        b"fr\xc3\xb6nt",
+        b"<script>",
+    ] {
+        assert!(marked(bad), "{bad:?}");
+    }
+}
