@@ -408,6 +408,9 @@ pub(crate) const RECORDING_SETTLE: Duration = Duration::from_secs(1);
 /// How long the audit event of a shell's end waits for the end of its recording, which comes with the same message of the agent's.
 pub(crate) const RECORDING_END: Duration = Duration::from_secs(60);
 
+/// How long an agent keeps what a shell that has ended has printed, for a recorder that could not write it.
+pub(crate) const RECORDING_KEPT: Duration = Duration::from_secs(5 * 60);
+
 /// Recordings of one list: some hundred bytes each.
 pub(crate) const RECORDING_LIST: usize = 1000;
 

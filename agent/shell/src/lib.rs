@@ -75,7 +75,7 @@ pub use self::error::{AttachError, InputError, OpenError, UnknownShell};
 pub use self::given::{Given, HomeFile};
 pub use self::helper::Helper;
 pub use self::protection::Lack;
-pub use self::record::{BadShellId, Cause, End, Exit, Owner, ShellId, ShellRecord};
+pub use self::record::{BadShellId, Cause, End, Exit, Fault, Owner, ShellId, ShellRecord};
 pub use self::recorder::{Acks, Recorder, RecorderEvent};
 pub use self::size::Size;
 pub use self::viewer::{Event, Input, Viewer};

@@ -98,10 +98,24 @@ async fn over(is_over: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Waits for the end of a shell that waits for no viewer, and for no screen.
+/// Waits for the end of a shell that waits for no viewer, and for no screen, or whose recorder stays away.
 async fn given_up(shell: &Shell, is_over: &mut watch::Receiver<bool>) {
     over(is_over).await;
-    shell.hurry.cancelled().await;
+    tokio::select! {
+        () = shell.hurry.cancelled() => {}
+        () = recorder_given_up(shell) => {}
+    }
+}
+
+/// Waits until a shell has waited for its recorder for as long as it may.
+async fn recorder_given_up(shell: &Shell) {
+    loop {
+        let deadline = shell.audience().recording_deadline();
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return;
+        }
+        sleep(limits::RECORDER_LOOK).await;
+    }
 }
 
 /// Keeps the model of the screen up to date, on a thread of its own: there is output whose screen takes long to make.

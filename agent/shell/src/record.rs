@@ -58,10 +58,48 @@ pub enum Cause {
     Stopping,
     /// Its recording, which is required, did not go on for too long.
     Unrecorded,
+    /// Its recorder had it end.
+    Unrecordable(Fault),
+}
+
+/// Why a recorder has a shell end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// There is no room for more of the recording.
+    Full,
+    /// The recording has the size that one may have.
+    TooLarge,
+    /// The shell was opened before recordings were required.
+    NotRequired,
+    /// The recording cannot be written.
+    Unwritable,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => {
+                "its recording, which is required, cannot go on: the server has no room for more of it"
+            }
+            Self::TooLarge => {
+                "its recording, which is required, has the size that one may have: open another shell"
+            }
+            Self::NotRequired => {
+                "shells have to be recorded from their beginning now, and it was opened before: open another one"
+            }
+            Self::Unwritable => {
+                "its recording, which is required, cannot be written by the server"
+            }
+        })
+    }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Unrecordable(fault) = self {
+            return fault.fmt(f);
+        }
         f.write_str(match self {
             Self::Program => "its program ended",
             Self::Owner => "its owner had it end",
@@ -69,7 +107,9 @@ impl fmt::Display for Cause {
             Self::Idle => "it was idle for too long",
             Self::Detached => "no viewer attached to it for too long",
             Self::Stopping => "the agent stopped",
-            Self::Unrecorded => "its recording, which is required, did not go on",
+            Self::Unrecorded | Self::Unrecordable(_) => {
+                "its recording, which is required, did not go on"
+            }
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audience::{Recorded, RecordedPlace, RecorderId};
-use crate::record::End;
+use crate::record::{End, Fault};
 use crate::shell::Shell;
 use crate::size::Size;
 
@@ -128,5 +128,11 @@ impl Acks {
     pub fn ack(&self, had: RecordedPlace) {
         let Self(seat) = self;
         seat.shell.ack(seat.id, had);
+    }
+
+    /// The shell ends at once, for this reason: it must not go on without its recording.
+    pub fn end(&self, fault: Fault) {
+        let Self(seat) = self;
+        seat.shell.end_unrecordable(seat.id, fault);
     }
 }

@@ -16,7 +16,7 @@ use crate::audience::{
 use crate::error::{AttachError, InputError};
 use crate::protection::Lack;
 use crate::pty::Master;
-use crate::record::{Cause, End, Owner, ShellId, ShellRecord};
+use crate::record::{Cause, End, Fault, Owner, ShellId, ShellRecord};
 use crate::screen::Screen;
 use crate::size::Size;
 use crate::{Attach, limits};
@@ -168,6 +168,13 @@ impl Shell {
         self.heard.notify_waiters();
     }
 
+    /// A recorder, if it is the newest one, has the shell end.
+    pub(crate) fn end_unrecordable(&self, recorder: RecorderId, fault: Fault) {
+        if self.audience().is_recorder(recorder) {
+            self.ask_end(Cause::Unrecordable(fault));
+        }
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.audience().end().is_some()
     }
@@ -189,7 +196,12 @@ impl Shell {
         if cause == Cause::Revoked {
             self.revoked.cancel();
         }
-        if matches!(cause, Cause::Revoked | Cause::Stopping) {
+        // Where its recording does not go on, nothing makes room for what its program would print yet.
+        let hurries = matches!(
+            cause,
+            Cause::Revoked | Cause::Stopping | Cause::Unrecorded | Cause::Unrecordable(_)
+        );
+        if hurries {
             self.hurry.cancel();
         }
         self.asked.send_if_modified(|asked| {

@@ -53,8 +53,8 @@ pub use self::{
     passwords::NewPassword,
     problem::{About, Problem},
     recordings::{
-        RecordingEvent, RecordingList, RecordingPlace, RecordingState, RecordingView,
-        ShellRecording,
+        RecorderWord, RecordingEvent, RecordingFault, RecordingList, RecordingPlace,
+        RecordingState, RecordingView, ShellRecording,
     },
     registration::{
         CREDENTIALS_TARGET, OfferedCredential, REGISTRATION_LINE, RegistrationAnswer,

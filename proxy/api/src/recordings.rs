@@ -41,6 +41,34 @@ impl RecordingPlace {
     }
 }
 
+/// A line of the recorder's, behind its question: how much it has written down, and whether the shell has to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecorderWord {
+    /// Everything before this place is written down.
+    #[serde(flatten)]
+    pub had: RecordingPlace,
+    /// Why the shell has to end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<RecordingFault>,
+}
+
+/// Why a shell has to end that has to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RecordingFault {
+    /// There is no room for more of it: on the disk, or beside other recordings.
+    Full,
+    /// The recording has the size that one may have.
+    TooLarge,
+    /// The shell was opened before recordings were required.
+    NotRequired,
+    /// The recording cannot be written, or a fault that this version does not know.
+    #[serde(other)]
+    Unwritable,
+}
+
 /// A line of an agent's answer to [`ShellQuestion::Record`](crate::ShellQuestion::Record). Times are milliseconds since the shell's beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -180,5 +208,14 @@ mod tests {
             assert_eq!(serde_json::to_string(&event).unwrap(), text);
         }
         serde_json::from_str::<RecordingEvent>(r#"{"output":{"ms":5,"data":"?"}}"#).unwrap_err();
+        for text in [
+            r#"{"output":1,"input":2}"#,
+            r#"{"output":1,"input":0,"end":"too-large"}"#,
+        ] {
+            let word: RecorderWord = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&word).unwrap(), text);
+        }
+        let newer: RecorderWord = serde_json::from_str(r#"{"end":"of-another-kind"}"#).unwrap();
+        assert_eq!(newer.end, Some(RecordingFault::Unwritable));
     }
 }

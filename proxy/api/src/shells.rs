@@ -228,7 +228,7 @@ pub enum ShellQuestion {
         recording: Option<ShellRecording>,
     },
     /// Send what a shell's program writes, from a place on, as [`RecordingEvent`](crate::RecordingEvent)s. The recorder says on the same stream
-    /// how far it has written them down: each a line with a [`RecordingPlace`].
+    /// how far it has written them down: each a line with a [`RecorderWord`](crate::RecorderWord).
     Record {
         /// The shell.
         id: ShellId,

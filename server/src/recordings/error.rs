@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 use thiserror::Error;
+use underpass_api::RecordingFault;
 
 /// Why something is not recorded. The text is for callers, and names no file.
 #[derive(Debug, Error)]
@@ -38,6 +39,15 @@ impl From<io::Error> for RecordingError {
 }
 
 impl RecordingError {
+    /// Why a shell ends that has to be recorded.
+    pub(super) fn fault(&self) -> RecordingFault {
+        match self {
+            Self::Full(_) | Self::NoRoom(_) => RecordingFault::Full,
+            Self::TooLarge(_) => RecordingFault::TooLarge,
+            _ => RecordingFault::Unwritable,
+        }
+    }
+
     /// May it pass by itself, or once there is room?
     pub(super) fn passes(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Io(_) | Self::NoRoom(_))

@@ -171,13 +171,27 @@ impl CastFile {
         let mut state = self.state.clone();
         let (mut lines, last) = (String::new(), state.last);
         state.line(&mut lines, last, CastData::Marker(label));
-        self.most = self.most.saturating_add(state.bytes);
-        self.write(state, &lines)
+        self.write_unbounded(state, &lines)
+    }
+
+    /// Names the bytes up to a place as missing, beyond the bound of its size: nothing more is added.
+    pub(super) fn end_at(&mut self, at: RecordingPlace) -> Result<(), RecordingError> {
+        let most = std::mem::replace(&mut self.most, u64::MAX);
+        let ended = self.go_on_at(at, self.state.last);
+        self.most = most;
+        ended
+    }
+
+    fn write_unbounded(&mut self, state: State, lines: &str) -> Result<(), RecordingError> {
+        let most = std::mem::replace(&mut self.most, u64::MAX);
+        let written = self.write(state, lines);
+        self.most = most;
+        written
     }
 
     fn write(&mut self, mut state: State, lines: &str) -> Result<(), RecordingError> {
         state.bytes = state.bytes.saturating_add(length(lines.len()));
-        if state.bytes > self.most {
+        if state.bytes > self.most && !lines.is_empty() {
             return Err(RecordingError::TooLarge(self.most));
         }
         if let Err(error) = self.file.write_all(lines.as_bytes()) {

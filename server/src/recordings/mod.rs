@@ -10,6 +10,8 @@ mod folder;
 mod options;
 mod recorder;
 mod text;
+mod told;
+mod unwritten;
 
 use std::collections::HashMap;
 use std::fs::File;

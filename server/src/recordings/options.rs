@@ -57,7 +57,7 @@ const MIB: u64 = 1024 * 1024;
 #[group(id = "recordings")]
 pub(crate) struct Options {
     /// Record shells: `on` records as far as it can, and names what it could not; with `required` there is no shell without a
-    /// recording, and one whose recording does not go on waits, and ends
+    /// recording, and one whose recording cannot be written ends at once
     #[arg(
         long,
         env = "UNDERPASS_RECORD",
@@ -68,7 +68,7 @@ pub(crate) struct Options {
     /// Record what is typed as well, passwords among it
     #[arg(long, env = "UNDERPASS_RECORD_INPUT")]
     record_input: bool,
-    /// With --record required, how long a shell waits for its recording before it ends, an hour at the most
+    /// With --record required, how long a shell waits for a server that is away before it ends, an hour at the most
     #[arg(long, env = "UNDERPASS_RECORD_WAIT", default_value = "60s", value_name = "TIME", value_parser = wait)]
     record_wait: Duration,
     /// Folder of the recordings [default: recordings in the data directory]
@@ -80,7 +80,7 @@ pub(crate) struct Options {
     /// Size of all recordings, in MiB: the oldest are removed to make room
     #[arg(long, env = "UNDERPASS_RECORDINGS_SIZE", default_value = "10240", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     recordings_size: u64,
-    /// Size of one recording, in MiB: it stops there
+    /// Size of one recording, in MiB: it stops there, and with --record required its shell ends
     #[arg(long, env = "UNDERPASS_RECORDING_SIZE", default_value = "256", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     recording_size: u64,
 }

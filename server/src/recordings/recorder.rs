@@ -4,34 +4,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{Method, StatusCode};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
-use underpass_api::{RecordingEvent, ShellEnd, ShellQuestion};
-use underpass_audit::{OwnCall, OwnCaller};
+use underpass_api::{RecorderWord, RecordingEvent, RecordingPlace, ShellEnd, ShellQuestion};
 use underpass_core::Target;
 use underpass_tunnel::chain;
 
 use super::error::RecordingError;
 use super::facts::{Facts, Finished};
 use super::file::{CastFile, hash};
-use super::{Active, Shared, blocking};
+use super::unwritten::{Unwritten, between, note_missing};
+use super::{Active, Shared, blocking, told};
 use crate::api::Sessions;
 use crate::limits;
 use crate::questions::{Answer, AskError, ask};
 
 /// The recorder of a shell.
 pub(super) struct Recorder {
-    shared: Arc<Shared>,
-    facts: Facts,
+    pub(super) shared: Arc<Shared>,
+    pub(super) facts: Facts,
     /// `None` until the file of an earlier server is read.
-    file: Option<Arc<Mutex<CastFile>>>,
+    pub(super) file: Option<Arc<Mutex<CastFile>>>,
     active: Active,
     sessions: Sessions,
+    /// What was heard of the shell and is not in its file.
+    pub(super) unwritten: Unwritten,
 }
 
 /// Why a recorder is not at its shell.
-enum Parted {
+pub(super) enum Parted {
     /// The agent is away, or does not answer.
     Away(String),
     /// The agent has no such shell any more.
@@ -65,6 +66,7 @@ impl Recorder {
             facts,
             active,
             sessions,
+            unwritten: Unwritten::default(),
         }
     }
 
@@ -78,18 +80,18 @@ impl Recorder {
     async fn record(&mut self) -> Option<ShellEnd> {
         let mut seen = Instant::now();
         loop {
-            let parted = self.attend(&mut seen).await;
+            let attended = self.attend(&mut seen).await;
+            let counted = match attended {
+                Err(Parted::Unwritten(error)) => self.count(&error, &mut seen).await,
+                attended => attended.map(Some),
+            };
             let id = &self.facts.id;
-            match parted {
-                Ok(end) => return Some(end),
-                Err(Parted::NoShell) => return None,
-                Err(Parted::Unwritten(error)) if error.passes() => {
-                    tracing::debug!(%id, "a shell is not recorded: {error}");
-                }
+            match counted {
+                Ok(Some(end)) => return Some(end),
+                Ok(None) => {}
+                Err(Parted::NoShell) => return self.unwritten.take_end(),
                 Err(Parted::Unwritten(error)) => {
-                    tracing::warn!(%id, "the recording of a shell ends before the shell: {error}");
-                    self.label(&error).await;
-                    return None;
+                    tracing::debug!(%id, "a shell is not recorded: {error}");
                 }
                 Err(Parted::Away(why)) => {
                     tracing::debug!(%id, "the recorder of a shell is away: {why}");
@@ -102,6 +104,7 @@ impl Recorder {
         }
     }
 
+    /// Writes what comes behind the file, until the shell has ended.
     async fn attend(&mut self, seen: &mut Instant) -> Result<ShellEnd, Parted> {
         if self.shared.fails() {
             Arc::clone(&self.shared).probe().await?;
@@ -109,18 +112,13 @@ impl Recorder {
         let had = self.write(|file| Ok(file.had())).await?;
         let mut answer = self.ask(had).await?;
         *seen = Instant::now();
-        let first = timeout(limits::NODE_TIME, answer.next()).await;
-        let first = first.map_err(|_| Parted::Away("the agent does not answer".to_owned()))??;
-        match first {
-            Some(RecordingEvent::Begun { at, ms }) => {
-                self.write(move |file| file.go_on_at(at, ms)).await?;
-                if at != had {
-                    metrics::counter!("underpass_recording_gaps_total").increment(1);
-                    tracing::warn!(id = %self.facts.id, "a part of a shell was not recorded");
-                }
-            }
-            Some(RecordingEvent::Refused(_)) => return Err(Parted::NoShell),
-            _ => return Err(AskError::Unreadable.into()),
+        let (at, ms) = begun(&mut answer).await?;
+        self.write(move |file| file.go_on_at(at, ms)).await?;
+        self.unwritten = Unwritten::default();
+        if at != had {
+            metrics::counter!("underpass_recording_gaps_total").increment(1);
+            note_missing(between(had, at));
+            tracing::warn!(id = %self.facts.id, "a part of a shell was not recorded");
         }
         loop {
             self.acknowledge(&mut answer).await?;
@@ -138,10 +136,7 @@ impl Recorder {
     }
 
     /// Asks the shell's agent to send what comes behind a place.
-    async fn ask(
-        &self,
-        had: underpass_api::RecordingPlace,
-    ) -> Result<Answer<RecordingEvent>, Parted> {
+    pub(super) async fn ask(&self, had: RecordingPlace) -> Result<Answer<RecordingEvent>, Parted> {
         let target = Target::Shells(self.facts.kind);
         let identity = Bytes::from(self.facts.identity.clone());
         let question = ShellQuestion::Record {
@@ -209,9 +204,7 @@ impl Recorder {
             (file.had(), file.progress())
         };
         self.active.progress.send_replace(progress);
-        let told = timeout(limits::NODE_TIME, answer.tell(&had)).await;
-        let told = told.map_err(|_| Parted::Away("the agent reads nothing".to_owned()))?;
-        Ok(told?)
+        say(answer, RecorderWord { had, end: None }).await
     }
 
     fn is_unsettled(&self) -> bool {
@@ -220,7 +213,7 @@ impl Recorder {
     }
 
     /// Does something with the file, which is read first where an earlier server has left it.
-    async fn write<T: Send + 'static>(
+    pub(super) async fn write<T: Send + 'static>(
         &mut self,
         what: impl FnOnce(&mut CastFile) -> Result<T, RecordingError> + Send + 'static,
     ) -> Result<T, RecordingError> {
@@ -257,16 +250,9 @@ impl Recorder {
         written
     }
 
-    /// Leaves the reason in a recording that ends before its shell.
-    async fn label(&mut self, why: &RecordingError) {
-        let label = format!("underpass: the recording ends here: {why}");
-        if let Err(error) = self.write(move |file| file.label(label)).await {
-            tracing::debug!("a recording has no label about its end: {error}");
-        }
-    }
-
     /// Finishes the file: from here on it does not change, and its hash says so.
     async fn finish(mut self, end: Option<ShellEnd>) {
+        let missing = self.end_file().await;
         let settled = self.write(CastFile::settle).await;
         if let Err(error) = settled {
             tracing::error!(id = %self.facts.id, "a recording may lack its end: {error}");
@@ -286,7 +272,7 @@ impl Recorder {
             bytes,
             milliseconds: progress.milliseconds,
             sha256,
-            missing: progress.missing,
+            missing: progress.missing.max(missing),
             end,
         };
         let Self {
@@ -300,7 +286,7 @@ impl Recorder {
         let written = blocking(move || noting.folder.finish(&key, noted)).await;
         shared.active().remove(&facts.key());
         if active.finished.send(Some(finished.clone())).is_err() {
-            tell(&shared, &facts, &finished);
+            told::ended(&shared.audit, &facts, &finished);
         }
         let Err(mut error) = written else {
             return;
@@ -319,48 +305,29 @@ impl Recorder {
     }
 }
 
-impl Finished {
-    /// For the audit log.
-    pub(crate) fn details(&self) -> Vec<(std::borrow::Cow<'static, str>, String)> {
-        let mut details = vec![
-            ("underpass.dev/recording-sha256".into(), self.sha256.clone()),
-            (
-                "underpass.dev/recording-bytes".into(),
-                self.bytes.to_string(),
-            ),
-        ];
-        if self.missing > 0 {
-            let missing = self.missing.to_string();
-            details.push(("underpass.dev/recording-missing".into(), missing));
-        }
-        details
+/// Tells the agent something.
+pub(super) async fn say(
+    answer: &mut Answer<RecordingEvent>,
+    word: RecorderWord,
+) -> Result<(), Parted> {
+    let told = timeout(limits::NODE_TIME, answer.tell(&word)).await;
+    let told = told.map_err(|_| Parted::Away("the agent reads nothing".to_owned()))?;
+    Ok(told?)
+}
+
+/// The place at which the agent goes on, and the shell's age there.
+pub(super) async fn begun(
+    answer: &mut Answer<RecordingEvent>,
+) -> Result<(RecordingPlace, u64), Parted> {
+    let first = timeout(limits::NODE_TIME, answer.next()).await;
+    let first = first.map_err(|_| Parted::Away("the agent does not answer".to_owned()))??;
+    match first {
+        Some(RecordingEvent::Begun { at, ms }) => Ok((at, ms)),
+        Some(RecordingEvent::Refused(_)) => Err(Parted::NoShell),
+        _ => Err(AskError::Unreadable.into()),
     }
 }
 
-/// Writes the event of a recording that ended when nobody else waited for its shell's end.
-fn tell(shared: &Shared, facts: &Facts, finished: &Finished) {
-    let mut details = vec![
-        (
-            "underpass.dev/object".into(),
-            format!("recording/{}", facts.id),
-        ),
-        ("underpass.dev/subject".into(), facts.place.clone()),
-        ("underpass.dev/recorded-user".into(), facts.user.clone()),
-    ];
-    details.extend(finished.details());
-    let path = format!("/v1/clusters/{}/recordings/{}", facts.cluster, facts.id);
-    shared.audit.own_call(&OwnCall {
-        caller: OwnCaller::Known("underpass:recorder"),
-        client: None,
-        method: &Method::POST,
-        path: &path,
-        user_agent: "",
-        received: facts.created,
-        code: StatusCode::OK.as_u16(),
-        details: &details,
-    });
-}
-
-fn lock(file: &Mutex<CastFile>) -> MutexGuard<'_, CastFile> {
+pub(super) fn lock(file: &Mutex<CastFile>) -> MutexGuard<'_, CastFile> {
     file.lock().unwrap_or_else(PoisonError::into_inner)
 }

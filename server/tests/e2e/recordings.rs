@@ -12,6 +12,7 @@ use underpass_testenv::Transport;
 use underpass_testenv::testing::{eventually, run, text};
 
 use crate::cutter::{Cuts, Forgetful};
+use crate::metrics::values;
 use crate::operations::{CLUSTER_OF_NODES, NODE, Site};
 use crate::over_both_transports;
 use crate::raw;
@@ -313,8 +314,9 @@ async fn rule_15_no_shell_goes_on_without_a_required_recording() {
     let flags = [
         "--record",
         "required",
+        // Not that long: the shell ends at once.
         "--record-wait",
-        "5s",
+        "1h",
         "--recordings-dir",
         disk.0.to_str().unwrap(),
     ];
@@ -329,7 +331,12 @@ async fn rule_15_no_shell_goes_on_without_a_required_recording() {
     let (status, said) = viewer.ended().await;
     // By a hangup.
     assert_eq!(status, Some(129), "{said}");
-    assert!(said.contains("its recording, which is required"), "{said}");
+    assert!(
+        said.contains("its recording, which is required") && said.contains("no room"),
+        "{said}"
+    );
+    let stopped = told(&site, &id, "underpass.dev/outcome").await;
+    assert_eq!(stopped["underpass.dev/object"], format!("recording/{id}"));
     let (status, said) = shell(&site, &alice, &["--kind", "node"]).ended().await;
     assert_eq!(status, Some(1), "{said}");
     assert!(
@@ -355,4 +362,58 @@ async fn rule_15_no_shell_goes_on_without_a_required_recording() {
     again.shows("$ ").await;
     again.press("exit\r");
     assert_eq!(again.ended().await.0, Some(0));
+}
+
+/// Prints twice as much as a recording may have, and gives the events that the recording stopped and that the shell ended, what the viewer
+/// saw, and the recording.
+async fn prints_too_much(record: &str, rest: &str) -> (Value, Value, String, Recorded) {
+    let flags = ["--record", record, "--recording-size", "1"];
+    let flags = [&flags[..], &["--record-wait", "1h"]].concat();
+    let site = Site::with(Transport::Quic, shells::POLICY, &flags).await;
+    let alice = site.user("alice", "admin");
+    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
+    viewer.shows("$ ").await;
+    let id = first_listed(&site, &alice).await;
+    viewer.press(&format!("head -c 2000000 /dev/zero | tr '\\0' x; {rest}\r"));
+    let (_, said) = viewer.ended().await;
+    let stopped = told(&site, &id, "underpass.dev/outcome").await;
+    let end = told(&site, &id, "underpass.dev/recording-sha256").await;
+    let path = cast(&site, &id);
+    let bytes = fs::read(&path).unwrap();
+    let hash = hex(digest(&SHA256, &bytes).as_ref());
+    assert_eq!(end["underpass.dev/recording-sha256"], hash);
+    let metrics = site.deployment.metrics().unwrap();
+    let counted = values(&metrics, "underpass_recording_missing_bytes_total", &[]);
+    let recorded = Recorded::read(&path);
+    let missing = recorded.missing.to_string();
+    assert_eq!(end["underpass.dev/recording-missing"], missing);
+    assert_eq!(counted.iter().sum::<f64>().to_string(), missing);
+    // Every byte is recorded, or counted.
+    let shown = u64::try_from(recorded.output.len()).unwrap() + recorded.missing;
+    assert_eq!(end["underpass.dev/bytes-down"], shown.to_string());
+    (stopped, end, said, recorded)
+}
+
+#[tokio::test]
+async fn rule_15_a_required_recording_that_is_full_ends_its_shell_at_once() {
+    let (stopped, end, said, _) = prints_too_much("required", "sleep 1000").await;
+    assert!(said.contains("the size that one may have"), "{said}");
+    let outcome = stopped["underpass.dev/outcome"].as_str().unwrap();
+    assert!(
+        outcome.starts_with("not recorded from here on: the recording has the 1048576 bytes"),
+        "{outcome}"
+    );
+    let outcome = end["underpass.dev/outcome"].as_str().unwrap();
+    assert!(outcome.contains("the size that one may have"), "{outcome}");
+}
+
+#[tokio::test]
+async fn rule_15_a_recording_that_is_full_says_where_it_ends_and_its_shell_goes_on() {
+    let (stopped, end, _, recorded) = prints_too_much("on", "exit 3").await;
+    assert!(!stopped["underpass.dev/outcome"].is_null());
+    assert_eq!(
+        end["underpass.dev/outcome"],
+        "its program ended, exit status 3"
+    );
+    assert!(recorded.missing > 900_000, "{}", recorded.missing);
 }

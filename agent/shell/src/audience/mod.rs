@@ -485,6 +485,10 @@ impl Audience {
         }
     }
 
+    pub(crate) fn is_recorder(&self, recorder: RecorderId) -> bool {
+        self.tape.as_ref().is_some_and(|tape| tape.is(recorder))
+    }
+
     /// The recorder has written everything before this place down.
     pub(crate) fn ack(&mut self, recorder: RecorderId, had: RecordedPlace, now: Instant) {
         let sent = self.recorded.byte;

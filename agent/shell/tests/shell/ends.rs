@@ -1,10 +1,15 @@
 //! How shells end, with all of their processes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use underpass_agent_shell::{Attach, Cause, End, Event, Exit, InputError, limits};
+use underpass_agent_shell::{
+    Attach, Cause, End, Event, Exit, Fault, Given, InputError, RecordedPlace, RecorderEvent,
+    Recording, limits,
+};
 
-use crate::world::{World, alice, eventually, lives, owner, rule, script};
+use crate::world::{
+    FROM_THE_START, World, alice, eventually, lives, owner, rule, script, terminal,
+};
 
 #[tokio::test]
 async fn an_end_is_told_with_its_status_and_remembered() {
@@ -191,4 +196,71 @@ async fn an_agent_that_stops_ends_every_shell() {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("stopping"), "{refused}");
+}
+
+/// A program that prints without end, and a recorder that writes nothing down: nothing makes room for what it would print.
+#[tokio::test]
+async fn rule_15_a_recorder_that_cannot_write_ends_the_shell_at_once() {
+    let world = World::new();
+    let recording = Recording {
+        required: true,
+        input: false,
+        wait: Duration::from_secs(3600),
+    };
+    let rule = script("exec yes", "");
+    let opening = world.shells.open_recorded(
+        &rule,
+        alice(),
+        terminal(),
+        Given::default(),
+        Some(recording),
+    );
+    let id = opening.await.unwrap().id;
+    let mut seen = world.attach(&id, FROM_THE_START).await;
+    let full = u64::try_from(limits::OUTPUT_BYTES).unwrap();
+    eventually("it is full", || world.record(&id).output == full).await;
+    let begin = RecordedPlace::default();
+    let before = world.shells.record(&id, &alice(), begin).unwrap();
+    let mut recorder = world.shells.record(&id, &alice(), begin).unwrap();
+    // Only the newest recorder counts.
+    before.acks().end(Fault::Full);
+    recorder.acks().end(Fault::TooLarge);
+    let end = seen.end().await;
+    assert_eq!(end.cause, Cause::Unrecordable(Fault::TooLarge));
+    assert!(end.cause.to_string().contains("the size that one may have"));
+    // The recorder hears how much there was of it, though it has written nothing down.
+    let mut heard = 0;
+    let ended = loop {
+        match recorder.next().await.unwrap() {
+            RecorderEvent::Output(_, data) => heard += data.len(),
+            RecorderEvent::Ended(_, end) => break end,
+            _ => {}
+        }
+    };
+    assert_eq!((heard, ended), (limits::OUTPUT_BYTES, end));
+}
+
+/// The program has ended, its output waits for a recorder, and none comes.
+#[tokio::test]
+async fn rule_15_a_shell_whose_recorder_stays_away_is_over_when_it_has_waited_for_long_enough() {
+    let world = World::new();
+    let recording = Recording {
+        required: true,
+        input: false,
+        wait: Duration::from_secs(3),
+    };
+    let rule = script("yes & wait", "");
+    let opening = world.shells.open_recorded(
+        &rule,
+        alice(),
+        terminal(),
+        Given::default(),
+        Some(recording),
+    );
+    let id = opening.await.unwrap().id;
+    let mut seen = world.attach(&id, FROM_THE_START).await;
+    let full = u64::try_from(limits::OUTPUT_BYTES).unwrap();
+    eventually("it is full", || world.record(&id).output == full).await;
+    world.shells.end(&id, &alice()).unwrap();
+    assert_eq!(seen.end().await.cause, Cause::Owner);
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use underpass_agent_shell::{Acks, RecordedPlace, Recorder, RecorderEvent, Recording};
-use underpass_api::{RecordingEvent, RecordingPlace, ShellProblem, ShellRecording};
+use underpass_agent_shell::{Acks, Fault, RecordedPlace, Recorder, RecorderEvent, Recording};
+use underpass_api::{
+    RecorderWord, RecordingEvent, RecordingFault, RecordingPlace, ShellProblem, ShellRecording,
+};
 use underpass_tunnel::{ReadHalf, WriteHalf};
 
 use super::super::lines::{Unanswered, write};
@@ -23,6 +25,15 @@ pub(super) fn of_place(place: RecordingPlace) -> RecordedPlace {
     RecordedPlace {
         output: place.output,
         input: place.input,
+    }
+}
+
+fn of_fault(fault: RecordingFault) -> Fault {
+    match fault {
+        RecordingFault::Full => Fault::Full,
+        RecordingFault::TooLarge => Fault::TooLarge,
+        RecordingFault::NotRequired => Fault::NotRequired,
+        _ => Fault::Unwritable,
     }
 }
 
@@ -101,8 +112,12 @@ async fn hear(from: ReadHalf, acks: &Acks) -> Result<(), Unanswered> {
         if bounded.read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
-        let had: RecordingPlace = serde_json::from_slice(&line).map_err(std::io::Error::from)?;
+        let RecorderWord { had, end } =
+            serde_json::from_slice(&line).map_err(std::io::Error::from)?;
         acks.ack(of_place(had));
+        if let Some(fault) = end {
+            acks.end(of_fault(fault));
+        }
     }
 }
 
