@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -43,6 +44,8 @@ pub struct Cluster {
     audit_log: Option<PathBuf>,
     /// Numbers the files of [`Self::kubeconfig_for`].
     users: AtomicUsize,
+    /// `kubectl apply` looks for an object and creates it where there is none: of two at the same time one fails.
+    applying: Mutex<()>,
     api_server: Start,
     supervisor: Supervisor,
 }
@@ -120,6 +123,7 @@ impl Cluster {
             assets: assets.clone(),
             options: options.clone(),
             users: AtomicUsize::new(0),
+            applying: Mutex::new(()),
             layout,
             authority,
             supervisor,
@@ -348,13 +352,14 @@ impl Cluster {
         self.apply_text(&manifest.to_string())
     }
 
-    /// Applies manifests in YAML, as the administrator.
+    /// Applies manifests in YAML, as the administrator. Calls for the same cluster wait for each other.
     ///
     /// # Errors
     /// kubectl fails; the error holds its standard error.
     pub fn apply_text(&self, manifests: &str) -> Result<(), ClusterError> {
         let mut command = self.kubectl();
         command.args(["apply", "-f", "-"]);
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         kubectl::output(command, Some(manifests.as_bytes()))?;
         Ok(())
     }

@@ -11,12 +11,20 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 
 use common::{CLUSTER, admin};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use underpass_testenv::testing::{Client, Wire, alive, eventually, pod, run, succeed, text};
 use underpass_testenv::{Cluster, ClusterOptions, KUBERNETES_VERSION, NODE_NAME};
+
+/// Tests that apply the same object at once.
+const APPLYING: usize = 3;
+
+/// Of two calls at the same time, now and then none fails.
+const ROUNDS: usize = 3;
 
 fn direct(cluster: &Cluster) -> Client<'_> {
     Client::direct(cluster, Wire::WebSocket)
@@ -66,6 +74,26 @@ async fn a_user_has_all_of_their_groups_and_no_rights() {
     let mut secrets = Command::from(CLUSTER.kubectl_with(&kubeconfig));
     let refused = run(secrets.args(["get", "secrets"]), b"").await;
     assert!(text(&refused.stderr).contains("forbidden"), "{refused:?}");
+}
+
+#[test]
+fn tests_apply_the_same_objects_at_the_same_time() {
+    let at_once = Barrier::new(APPLYING);
+    for round in 0..ROUNDS {
+        let name = format!("applied-{round}");
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let apply = || {
+            at_once.wait();
+            CLUSTER.apply(&namespace)
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..APPLYING).map(|_| scope.spawn(apply)).collect();
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
+    }
 }
 
 #[tokio::test]
