@@ -20,11 +20,8 @@ use tokio::process::Command;
 use underpass_testenv::testing::{Client, Wire, alive, eventually, pod, run, succeed, text};
 use underpass_testenv::{Cluster, ClusterOptions, KUBERNETES_VERSION, NODE_NAME};
 
-/// Tests that apply the same object at once.
-const APPLYING: usize = 3;
-
-/// Of two calls at the same time, now and then none fails.
-const ROUNDS: usize = 3;
+/// Objects that two threads apply: more than one has applied when the other begins.
+const APPLIED: usize = 30;
 
 fn direct(cluster: &Cluster) -> Client<'_> {
     Client::direct(cluster, Wire::WebSocket)
@@ -78,22 +75,29 @@ async fn a_user_has_all_of_their_groups_and_no_rights() {
 
 #[test]
 fn tests_apply_the_same_objects_at_the_same_time() {
-    let at_once = Barrier::new(APPLYING);
-    for round in 0..ROUNDS {
-        let name = format!("applied-{round}");
-        let namespace =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let apply = || {
-            at_once.wait();
-            CLUSTER.apply(&namespace)
-        };
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..APPLYING).map(|_| scope.spawn(apply)).collect();
-            for thread in threads {
-                thread.join().unwrap().unwrap();
-            }
-        });
-    }
+    let mut objects: Vec<_> = (0..APPLIED)
+        .map(|number| {
+            let name = format!("applied-{number}");
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+        })
+        .collect();
+    let list = |objects: &[Value]| json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    let there = list(&objects);
+    objects.reverse();
+    // They meet in the middle: one creates what the other has just looked for.
+    let back = list(&objects);
+    let at_once = Barrier::new(2);
+    let apply = |list| {
+        at_once.wait();
+        CLUSTER.apply(list)
+    };
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| apply(&there));
+        let second = scope.spawn(|| apply(&back));
+        (first.join(), second.join())
+    });
+    first.unwrap().unwrap();
+    second.unwrap().unwrap();
 }
 
 #[tokio::test]
