@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use underpass_api::{OperationExit, OperationState, OutputBytes, OutputStream};
+use underpass_api::{OperationState, OutputBytes, OutputStream, ProgramExit};
 
 use crate::limits;
 use crate::output::Writer;
@@ -34,7 +34,7 @@ pub(crate) enum Asked {
 #[derive(Debug)]
 pub(crate) struct End {
     pub(crate) state: OperationState,
-    pub(crate) exit: Option<OperationExit>,
+    pub(crate) exit: Option<ProgramExit>,
     pub(crate) reason: Option<String>,
     pub(crate) output: OutputBytes,
     /// Bytes of its files.
@@ -186,8 +186,8 @@ fn end(
     (output, on_disk): (OutputBytes, u64),
 ) -> End {
     let exit = status.as_ref().ok().and_then(|status| {
-        let code = status.code().map(OperationExit::Status);
-        code.or_else(|| status.signal().map(OperationExit::Signal))
+        let code = status.code().map(ProgramExit::Status);
+        code.or_else(|| status.signal().map(ProgramExit::Signal))
     });
     let (state, reason) = match (killed, &status) {
         (Some(Killed::TimedOut), _) => (

@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 use thiserror::Error;
 use underpass_api::client::Match;
 use underpass_api::{
-    Client, NodeList, NodeView, OperationExit, OperationId, OperationList, OperationRecord,
-    OperationRequest, OperationState, OutputPage, OutputStream, segment,
+    Client, NodeList, NodeView, OperationId, OperationList, OperationRecord, OperationRequest,
+    OperationState, OutputPage, OutputStream, ProgramExit, segment,
 };
 use underpass_core::ClusterName;
 use underpass_terminal::{relay_to_stderr, relay_to_stdout, say, show};
@@ -246,11 +246,11 @@ fn status(record: &OperationRecord) -> u8 {
     match (record.state, record.exit) {
         (OperationState::Succeeded, _) => 0,
         (OperationState::TimedOut, _) => TIMED_OUT,
-        (_, Some(OperationExit::Signal(signal))) => {
+        (_, Some(ProgramExit::Signal(signal))) => {
             SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default())
         }
         // A command that was interrupted or cancelled did not succeed, with any exit status.
-        (_, Some(OperationExit::Status(status))) => match u8::try_from(status) {
+        (_, Some(ProgramExit::Status(status))) => match u8::try_from(status) {
             Ok(0) | Err(_) => 1,
             Ok(status) => status,
         },

@@ -143,7 +143,7 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
             if !end.by_itself {
                 say!("underpass: the shell ended: {}", end.cause);
             }
-            let status = end.exit.map_or(1, underpass_api::ShellExit::status);
+            let status = end.exit.map_or(1, underpass_api::ProgramExit::status);
             match u8::try_from(status) {
                 Ok(0) if end.by_itself => Ok(()),
                 Ok(0) | Err(_) => Err(CommandStatus(1).into()),

@@ -13,6 +13,7 @@ mod bindings;
 pub mod client;
 mod clusters;
 mod direct;
+mod exit;
 mod groups;
 mod join;
 mod login;
@@ -37,6 +38,7 @@ pub use self::{
     bindings::{BindingSpec, BindingStatus},
     clusters::{ClusterSpec, ClusterStatus, ServingAgent},
     direct::{CredentialSpec, CredentialStatus, DirectSpec, Reachability, Secret},
+    exit::ProgramExit,
     groups::{GroupSpec, GroupStatus},
     join::{
         JOIN_TOKEN_PREFIX, JoinAnswer, JoinRefusal, JoinRequest, JoinTokenMade, JoinTokenRequest,
@@ -46,9 +48,9 @@ pub use self::{
     myself::{Myself, Reachable},
     object::{List, New, View, segment},
     operations::{
-        BadOperationId, NodeList, NodeView, OperationEvent, OperationExit, OperationId,
-        OperationList, OperationProblem, OperationQuestion, OperationRecord, OperationRefusal,
-        OperationRequest, OperationState, OutputBytes, OutputPage, OutputPiece, OutputStream,
+        BadOperationId, NodeList, NodeView, OperationEvent, OperationId, OperationList,
+        OperationProblem, OperationQuestion, OperationRecord, OperationRefusal, OperationRequest,
+        OperationState, OutputBytes, OutputPage, OutputPiece, OutputStream,
     },
     passwords::NewPassword,
     problem::{About, Problem},
@@ -68,9 +70,8 @@ pub use self::{
     sessions::{HTTP_TARGET, SESSIONS, SessionMade, SessionRequest},
     shells::{
         AttachQuery, BadAttachQuery, BadShellCommand, CHANNEL_PROTOCOL, SHELL_PROTOCOL,
-        ShellAnswer, ShellChannel, ShellEnd, ShellEvent, ShellExit, ShellList, ShellProblem,
-        ShellQuestion, ShellRefusal, ShellRequest, ShellView, TerminalSize, ViewerRequest,
-        ViewerWrites,
+        ShellAnswer, ShellChannel, ShellEnd, ShellEvent, ShellList, ShellProblem, ShellQuestion,
+        ShellRefusal, ShellRequest, ShellView, TerminalSize, ViewerRequest, ViewerWrites,
     },
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},

@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use underpass_core::Labels;
 
+use crate::ProgramExit;
+
 /// A run of an operation: its name in records, given by its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(String);
@@ -123,26 +125,6 @@ impl fmt::Display for OperationState {
     }
 }
 
-/// How a command ended: its exit status, or the signal that killed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum OperationExit {
-    /// The exit status.
-    Status(i32),
-    /// The signal's number.
-    Signal(i32),
-}
-
-impl fmt::Display for OperationExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "exit status {status}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
-}
-
 /// Bytes of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -195,7 +177,7 @@ pub struct OperationRecord {
     pub state: OperationState,
     /// How the command ended, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit: Option<OperationExit>,
+    pub exit: Option<ProgramExit>,
     /// The reason of a state that needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

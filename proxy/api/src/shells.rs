@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::{Permission, ShellId, ShellKind};
 
-use crate::{RecordingPlace, ShellRecording};
+use crate::{ProgramExit, RecordingPlace, ShellRecording};
 
 /// The subprotocol of existing terminal front ends (KEP-4006): binary messages, whose first byte is a channel.
 pub const CHANNEL_PROTOCOL: &str = "v5.channel.k8s.io";
@@ -175,41 +175,11 @@ pub struct ShellList {
 pub struct ShellEnd {
     /// How its program ended; nothing where the system did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit: Option<ShellExit>,
+    pub exit: Option<ProgramExit>,
     /// Why, in words.
     pub cause: String,
     /// Whether its program ended by itself.
     pub by_itself: bool,
-}
-
-/// How a program ended: its exit status, or the signal that killed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum ShellExit {
-    /// The exit status.
-    Status(i32),
-    /// The signal's number.
-    Signal(i32),
-}
-
-impl ShellExit {
-    /// The status that a shell would give: 128 and the signal's number where a signal ended it.
-    pub fn status(self) -> i32 {
-        match self {
-            Self::Status(status) => status,
-            Self::Signal(signal) => signal.saturating_add(128),
-        }
-    }
-}
-
-impl fmt::Display for ShellExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "exit status {status}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
 }
 
 /// A question to an agent, as the first line of a stream to a `shell` target. The target says of which kind the shells are.

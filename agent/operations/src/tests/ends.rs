@@ -1,7 +1,7 @@
 //! How runs end, and what their processes have.
 
 use rustix::process::geteuid;
-use underpass_api::{OperationExit, OperationState};
+use underpass_api::{OperationState, ProgramExit};
 
 use super::world::{Story, World, alice, all, id, lives, operation, script};
 use crate::{RecordError, RunError};
@@ -102,7 +102,7 @@ async fn a_run_that_takes_too_long_is_killed_with_its_group() {
     tokio::time::pause();
     let story = Story::of(asking.follower).await;
     assert_eq!(story.record.state, OperationState::TimedOut);
-    assert_eq!(story.record.exit, Some(OperationExit::Signal(9)));
+    assert_eq!(story.record.exit, Some(ProgramExit::Signal(9)));
     let reason = story.record.reason.unwrap();
     assert!(reason.contains("time limit of 60s"), "{reason}");
 }
@@ -124,7 +124,7 @@ async fn only_cancelling_ends_a_run() {
     world.operations.cancel(&id("1"), &alice()).unwrap();
     let story = Story::of(follower).await;
     assert_eq!(story.record.state, OperationState::Cancelled);
-    assert_eq!(story.record.exit, Some(OperationExit::Status(4)));
+    assert_eq!(story.record.exit, Some(ProgramExit::Status(4)));
     assert_eq!(story.text(), "begun\nbye\n");
     assert_eq!(story.record.reason.as_deref(), Some("alice cancelled it"));
     let again = world.operations.cancel(&id("1"), &alice());

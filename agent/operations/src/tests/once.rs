@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use underpass_api::{OperationExit, OperationState, OutputStream};
+use underpass_api::{OperationState, OutputStream, ProgramExit};
 
 use super::world::{
     Story, World, alice, all, id, make_running, open_again, operation, request, script,
@@ -36,7 +36,7 @@ async fn a_run_has_output_by_stream_and_an_exit_status() {
     );
     let record = story.record;
     assert_eq!(record.state, OperationState::Failed);
-    assert_eq!(record.exit, Some(OperationExit::Status(3)));
+    assert_eq!(record.exit, Some(ProgramExit::Status(3)));
     assert_eq!((record.output.kept, record.user.as_str()), (8, "alice"));
     assert!(record.created <= record.started.unwrap() && record.started <= record.ended);
     // One that comes back asks for what it has not seen.

@@ -2,7 +2,7 @@
 
 use underpass_agent_shell::{Cause, End, Exit, OpenError, ShellRecord, Size};
 use underpass_api::{
-    ShellEnd, ShellExit, ShellProblem, ShellRecording, ShellRefusal, ShellView, TerminalSize,
+    ProgramExit, ShellEnd, ShellProblem, ShellRecording, ShellRefusal, ShellView, TerminalSize,
 };
 
 pub(super) fn of_record(record: &ShellRecord) -> ShellView {
@@ -28,8 +28,8 @@ pub(super) fn of_record(record: &ShellRecord) -> ShellView {
 pub(super) fn of_end(end: End) -> ShellEnd {
     ShellEnd {
         exit: match end.exit {
-            Exit::Status(status) => Some(ShellExit::Status(status)),
-            Exit::Signal(signal) => Some(ShellExit::Signal(signal)),
+            Exit::Status(status) => Some(ProgramExit::Status(status)),
+            Exit::Signal(signal) => Some(ProgramExit::Signal(signal)),
             Exit::Unknown => None,
         },
         cause: end.cause.to_string(),

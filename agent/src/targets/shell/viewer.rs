@@ -224,7 +224,7 @@ impl Telling<'_> {
 
 /// The Status of a shell's end, as the kubelet has it of an exec's.
 fn status(end: &ShellEnd) -> Value {
-    let code = end.exit.map(underpass_api::ShellExit::status);
+    let code = end.exit.map(underpass_api::ProgramExit::status);
     match (end.by_itself, code) {
         (true, Some(0)) => json!({"metadata": {}, "status": "Success"}),
         (true, Some(code)) => {
@@ -292,7 +292,7 @@ fn read<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Gone> {
 
 #[cfg(test)]
 mod tests {
-    use underpass_api::ShellExit;
+    use underpass_api::ProgramExit;
 
     use super::*;
 
@@ -304,19 +304,23 @@ mod tests {
             by_itself,
         };
         for (exit, by_itself, expected) in [
-            (Some(ShellExit::Status(0)), true, "Success  "),
+            (Some(ProgramExit::Status(0)), true, "Success  "),
             (
-                Some(ShellExit::Status(3)),
+                Some(ProgramExit::Status(3)),
                 true,
                 "Failure NonZeroExitCode 3",
             ),
             (
-                Some(ShellExit::Signal(9)),
+                Some(ProgramExit::Signal(9)),
                 true,
                 "Failure NonZeroExitCode 137",
             ),
             (None, true, "Failure InternalError "),
-            (Some(ShellExit::Signal(1)), false, "Failure InternalError "),
+            (
+                Some(ProgramExit::Signal(1)),
+                false,
+                "Failure InternalError ",
+            ),
         ] {
             let status = status(&end(exit, by_itself));
             let text = |pointer: &str| {
