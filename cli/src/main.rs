@@ -12,6 +12,8 @@ mod proxy;
 mod refusal;
 mod roots;
 mod secret_file;
+mod signals;
+mod status;
 mod which;
 
 use std::process::ExitCode;
@@ -23,7 +25,7 @@ use underpass_core::{ClusterName, Name};
 use underpass_terminal::say;
 
 use crate::args::Cli;
-use crate::commands::node::CommandStatus;
+use crate::status::CommandStatus;
 
 fn main() -> ExitCode {
     match run() {

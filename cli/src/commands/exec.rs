@@ -16,9 +16,9 @@ use self::api::Api;
 use self::ended::Ended;
 use self::pod::Choice;
 use self::run::Wanted;
-use super::node::{CommandStatus, SIGNALLED};
-use super::proxy::until_signal;
 use crate::args::{Exec, Which};
+use crate::signals::Signals;
+use crate::status::{CommandStatus, SIGNALLED};
 
 /// The status that a shell gives a program that wrote to a pipe whose reader is gone: SIGPIPE.
 const BROKEN_PIPE: u8 = SIGNALLED + 13;
@@ -33,13 +33,11 @@ pub(crate) async fn run(which: &Which, options: Exec) -> Result<()> {
         tell(&url, is_raw, &event);
     });
     let session = session.await?;
+    let mut signals = Signals::listen()?;
     let ended = tokio::select! {
         ended = in_pod(&session, &options, terminal.as_ref(), away) => ended,
         // By itself it would leave the command, and its session, until the server has waited for them.
-        signalled = until_signal() => match signalled {
-            Ok(signal) => Err(CommandStatus(SIGNALLED.saturating_add(signal)).into()),
-            Err(error) => Err(error),
-        },
+        signal = signals.next() => Err(CommandStatus::of(signal).into()),
     };
     session.close().await;
     match ended? {

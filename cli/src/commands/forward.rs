@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use underpass_core::Target;
 use underpass_forward::{Event, Events, Listen, Listener, State, Tunnel};
 use underpass_terminal::say;
 
 use crate::args::{Forward, Which};
+use crate::signals::Signals;
 
 pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
     let Forward {
@@ -35,6 +35,8 @@ pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
         None => (tunnel, format!("in cluster {cluster}")),
     };
     let events: Events = Arc::new(move |event| tell(&event, verbose));
+    // By itself one would leave the sockets.
+    let mut signals = Signals::listen()?;
     // All or nothing: a port that is taken is noticed before anything is said to be there.
     let mut bound = Vec::new();
     for rule in &rules {
@@ -53,11 +55,8 @@ pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
         warn_of_others(&near);
         running.spawn(listener.run());
     }
-    // Either way sockets are removed, which a signal by itself would leave.
-    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let ended = tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
-        _ = terminated.recv() => Ok(()),
+        _ = signals.next() => Ok(()),
         ended = running.join_next() => match ended {
             Some(Err(error)) => Err(error).context("a listener ended"),
             _ => Err(anyhow!("a listener ended")),

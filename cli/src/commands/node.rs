@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::io;
 
 use anyhow::{Result, bail};
-use thiserror::Error;
 use underpass_api::client::Match;
 use underpass_api::{
     Client, NodeList, NodeView, OperationId, OperationList, OperationRecord, OperationRequest,
@@ -18,20 +17,13 @@ use underpass_terminal::{relay_to_stderr, relay_to_stdout, say, show};
 use self::again::Again;
 use super::{list, print_table, timestamp};
 use crate::args::{Argument, Node, NodeOperations, NodeRun};
+use crate::status::{CommandStatus, SIGNALLED};
 
 /// Seconds that the server waits for output.
 const WAIT: u64 = 15;
 
 /// As timeout(1) has it.
 const TIMED_OUT: u8 = 124;
-
-/// As shells have it, beside the signal's number.
-pub(crate) const SIGNALLED: u8 = 128;
-
-/// The end of a command that did not succeed. It has been said already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the command ended with the status {0}")]
-pub(crate) struct CommandStatus(pub(crate) u8);
 
 pub(super) async fn run(client: &Client, command: Node) -> Result<()> {
     match command {

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use underpass_api::{Client, Myself};
 use underpass_core::{Body, ClusterName, status_response};
@@ -19,12 +18,15 @@ use underpass_terminal::{say, show};
 
 use self::file::KubeconfigFile;
 use crate::args::{Proxy, Which};
-use crate::commands::node::{CommandStatus, SIGNALLED};
+use crate::signals::Signals;
+use crate::status::CommandStatus;
 
 /// Below it the server serves a cluster's API.
 const CLUSTERS: &str = "/k8s/clusters/";
 
 pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
+    // By itself one would leave the kubeconfig.
+    let mut signals = Signals::listen()?;
     // A port that is taken is noticed before the server is asked.
     let loopback = Loopback::bind(options.listen).await?;
     let config = which.session(options.transport.into()).await?;
@@ -39,13 +41,11 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let url = config.url.clone();
     let session = tokio::select! {
         session = UserSession::connect(config, move |event| tell(&url, &event)) => session?,
-        // By itself it would leave the file.
-        signalled = until_signal() => {
-            let signal = signalled?;
+        signal = signals.next() => {
             return match options.command.is_empty() {
                 true => Ok(()),
                 // The command never ran.
-                false => Err(CommandStatus(SIGNALLED.saturating_add(signal)).into()),
+                false => Err(CommandStatus::of(signal).into()),
             };
         }
     };
@@ -59,11 +59,14 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let address = loopback.address();
     let serving = tokio::spawn(loopback.serve(relay, stop.clone()));
     let ended = match options.command.split_first() {
-        Some((program, arguments)) => command::run(program, arguments, file.path()).await,
+        Some((program, arguments)) => {
+            command::run(program, arguments, file.path(), &mut signals).await
+        }
         None => {
             say!("{address} leads to {leads_to}, until Ctrl-C");
             show(format_args!("export KUBECONFIG={}", file.quoted()));
-            until_signal().await.map(|_| ())
+            signals.next().await;
+            Ok(())
         }
     };
     drop(file);
@@ -105,26 +108,6 @@ fn tell(server: &str, event: &Event) {
         Event::Lost => say!("underpass: the connection to {server} is lost, connecting again"),
         Event::Resumed => say!("underpass: connected to {server} again, and every stream goes on"),
         event => say!("underpass: {server}: {event}"),
-    }
-}
-
-/// The numbers of signals, as signal(7) has them.
-const HUNG_UP: u8 = 1;
-const INTERRUPTED: u8 = 2;
-const TERMINATED: u8 = 15;
-
-/// The number of the signal: Ctrl-C, SIGTERM or SIGHUP. Each would leave the kubeconfig otherwise.
-pub(super) async fn until_signal() -> Result<u8> {
-    let of = |kind| signal(kind).context("cannot wait for signals");
-    let mut terminated = of(SignalKind::terminate())?;
-    let mut hung_up = of(SignalKind::hangup())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("cannot wait for Ctrl-C")?;
-            Ok(INTERRUPTED)
-        }
-        _ = terminated.recv() => Ok(TERMINATED),
-        _ = hung_up.recv() => Ok(HUNG_UP),
     }
 }
 

@@ -14,9 +14,9 @@ use underpass_terminal::{Terminal, say, show as show_line};
 
 use self::attach::{Left, Viewing};
 use self::way::{Path, shells};
-use super::node::CommandStatus;
 use super::{list, print_table, timestamp};
 use crate::args::{At, Shell, ShellCommand, Which};
+use crate::status::CommandStatus;
 
 pub(crate) async fn run(which: &Which, options: Shell) -> Result<()> {
     match options.command {

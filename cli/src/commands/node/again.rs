@@ -163,8 +163,9 @@ mod tests {
     use tokio::net::UnixListener;
     use underpass_api::Client;
 
-    use super::super::{CommandStatus, start};
+    use super::super::start;
     use crate::args::NodeRun;
+    use crate::status::CommandStatus;
 
     /// Runs an operation at a server that gives these answers, one a request. Gives the end, and the ids that were asked for.
     async fn run(answers: &[(u16, Value)]) -> (anyhow::Result<()>, Vec<String>) {

@@ -10,15 +10,17 @@ use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::commands::node::{CommandStatus, SIGNALLED};
+use crate::signals::Signals;
+use crate::status::{CommandStatus, SIGNALLED};
 
 /// Runs the command to its end, and passes signals on. Its status is the error's, where it is none of success.
-pub(super) async fn run(program: &OsStr, arguments: &[OsString], kubeconfig: &Path) -> Result<()> {
-    let of = |kind| signal(kind).context("cannot wait for signals");
-    let mut terminated = of(SignalKind::terminate())?;
-    let mut hung_up = of(SignalKind::hangup())?;
-    let mut interrupted = of(SignalKind::interrupt())?;
-    let mut quit = of(SignalKind::quit())?;
+pub(super) async fn run(
+    program: &OsStr,
+    arguments: &[OsString],
+    kubeconfig: &Path,
+    signals: &mut Signals,
+) -> Result<()> {
+    let mut quit = signal(SignalKind::quit()).context("cannot wait for signals")?;
     let child = Command::new(program)
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
@@ -27,7 +29,9 @@ pub(super) async fn run(program: &OsStr, arguments: &[OsString], kubeconfig: &Pa
     let mut child = child.with_context(|| format!("cannot run {}", program.display()))?;
     let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let pass_on = |signal| {
-        if let Some(id) = id {
+        // A terminal sends the signals of its keys to the command as well.
+        let is_key = matches!(signal, Signal::INT | Signal::QUIT);
+        if let Some(id) = id.filter(|_| !is_key || !is_in_foreground()) {
             // It may have ended already.
             let _ = kill_process(id, signal);
         }
@@ -38,15 +42,12 @@ pub(super) async fn run(program: &OsStr, arguments: &[OsString], kubeconfig: &Pa
             ended = child.wait() => {
                 return status(ended.context("cannot wait for the command")?);
             }
-            _ = terminated.recv() => pass_on(Signal::TERM),
-            _ = hung_up.recv() => pass_on(Signal::HUP),
-            _ = interrupted.recv() => if !is_in_foreground() { pass_on(Signal::INT) },
-            _ = quit.recv() => if !is_in_foreground() { pass_on(Signal::QUIT) },
+            signal = signals.next() => pass_on(signal),
+            _ = quit.recv() => pass_on(Signal::QUIT),
         }
     }
 }
 
-/// A terminal sends the signals of its keys to the command as well.
 fn is_in_foreground() -> bool {
     let foreground = rustix::termios::tcgetpgrp(std::io::stdin());
     foreground.is_ok_and(|group| group == getpgrp())
@@ -68,7 +69,14 @@ mod tests {
 
     async fn ended_with(script: &str) -> Option<u8> {
         let arguments = ["-c", script].map(OsString::from);
-        let ended = run("sh".as_ref(), &arguments, Path::new("/some/config")).await;
+        let mut signals = Signals::listen().unwrap();
+        let run = run(
+            "sh".as_ref(),
+            &arguments,
+            Path::new("/some/config"),
+            &mut signals,
+        );
+        let ended = run.await;
         let error = ended.err()?;
         error.downcast_ref().map(|CommandStatus(status)| *status)
     }
@@ -82,7 +90,14 @@ mod tests {
             ended_with(r#"test "$KUBECONFIG" = /some/config"#).await,
             None
         );
-        let none = run("/no/such/program".as_ref(), &[], Path::new("/x")).await;
+        let mut signals = Signals::listen().unwrap();
+        let none = run(
+            "/no/such/program".as_ref(),
+            &[],
+            Path::new("/x"),
+            &mut signals,
+        )
+        .await;
         assert!(none.unwrap_err().to_string().contains("/no/such/program"));
     }
 }

@@ -62,9 +62,14 @@ impl Forward {
     }
 
     /// Ctrl-C, which is no error.
-    pub(super) async fn interrupt(mut self) {
+    pub(super) async fn interrupt(self) {
+        self.end(Signal::INT).await;
+    }
+
+    /// A signal that asks it to stop, which is no error.
+    pub(super) async fn end(mut self, signal: Signal) {
         let pid = i32::try_from(self.pid()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
         let status = tokio::time::timeout(DEADLINE, self.child.wait()).await;
         assert!(status.unwrap().unwrap().success());
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use underpass_testenv::Transport;
@@ -132,7 +133,11 @@ async fn rule_8_a_nodes_sockets_and_ports_are_for_the_role_admin(transport: Tran
     let unix = format!("unix:{}", node.socket.display());
     let line = |line: &str| line.contains(&unix) && line.contains(NODE) && line.contains("root");
     assert!(log.lines().any(line), "{log}");
-    for role in ["services", "operate", "operations"] {
+    for (role, signal) in [
+        ("services", Signal::INT),
+        ("operate", Signal::TERM),
+        ("operations", Signal::HUP),
+    ] {
         let token = node.site.user(role, role);
         let mut forward = node.forward(&token, &[&rule]);
         forward.line().await;
@@ -141,7 +146,8 @@ async fn rule_8_a_nodes_sockets_and_ports_are_for_the_role_admin(transport: Tran
             "the role here is {role}, which does not include a connection to a socket or a port at a node"
         );
         assert!(told.contains(&words), "{told}");
-        forward.interrupt().await;
+        forward.end(signal).await;
+        assert!(!near.exists(), "{signal:?} leaves the socket");
     }
 }
 
