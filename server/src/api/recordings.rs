@@ -1,5 +1,5 @@
 //! `/v1/clusters/{name}/recordings`: recordings of shells. Administrators of the cluster read all of them, and other users those of their own
-//! shells, for as long as they may open one.
+//! shells, for as long as they may open one. Those of an earlier cluster of the name are for administrators of all clusters alone.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -44,33 +44,59 @@ pub(super) fn routes() -> Router<State> {
 
 /// A requester who may read recordings of a cluster.
 struct Reader {
-    permit: Permit,
-    /// Those of all users, and not theirs alone.
-    reads_all: bool,
+    readable: Readable,
     recordings: Recordings,
+}
+
+/// The recordings that a requester may read.
+#[derive(Clone)]
+struct Readable {
+    permit: Permit,
+    extent: Extent,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Those of their own shells.
+    Own,
+    /// Those of all users of the cluster.
+    Cluster,
+    /// Those of earlier clusters of its name as well, and those of which nothing is known but the name.
+    Name,
+}
+
+impl Readable {
+    fn includes(&self, facts: &Facts) -> bool {
+        let Permit {
+            identity, origin, ..
+        } = &self.permit;
+        match self.extent {
+            Extent::Own => facts.is_of(identity, origin),
+            Extent::Cluster => facts.is_in(origin),
+            Extent::Name => true,
+        }
+    }
 }
 
 impl Reader {
     async fn new(state: &State, requester: &Requester, cluster: &str) -> Result<Self, Problem> {
         let recordings = state.sessions.keepers().recordings().clone();
         let all = permit(state, requester, cluster, &Wanted::shells(ShellKind::Node)).await;
-        let (permit, reads_all) = match all {
-            Ok(permit) => (permit, true),
+        let (permit, extent) = match all {
+            Ok(permit) if requester.is_administrator(&state.directory.snapshot()) => {
+                (permit, Extent::Name)
+            }
+            Ok(permit) => (permit, Extent::Cluster),
             Err(problem) if problem.is_forbidden() => {
                 let own = Wanted::shells(ShellKind::Kubectl);
-                (permit(state, requester, cluster, &own).await?, false)
+                (permit(state, requester, cluster, &own).await?, Extent::Own)
             }
             Err(problem) => return Err(problem),
         };
         Ok(Self {
-            permit,
-            reads_all,
+            readable: Readable { permit, extent },
             recordings,
         })
-    }
-
-    fn may_read(&self, facts: &Facts) -> bool {
-        self.reads_all || facts.is_of(&self.permit.identity)
     }
 
     /// The recording of this id, where the requester may read it. Another one is one that there is not.
@@ -78,11 +104,11 @@ impl Reader {
         let id = id.parse();
         let id = id.map_err(|error: BadShellId| Problem::invalid(error.to_string()))?;
         let key = Key {
-            cluster: self.permit.cluster.clone(),
+            cluster: self.readable.permit.cluster.clone(),
             id,
         };
         let facts = self.recordings.facts(&key);
-        let facts = facts.filter(|facts| self.may_read(facts));
+        let facts = facts.filter(|facts| self.readable.includes(facts));
         facts.ok_or_else(|| Problem::not_found(KIND, key.id.as_str()))
     }
 }
@@ -93,13 +119,12 @@ async fn list(
     Path(cluster): Path<String>,
 ) -> Result<Response, Problem> {
     let Reader {
-        permit,
-        reads_all,
+        readable,
         recordings,
     } = Reader::new(&state, &requester, &cluster).await?;
-    let identity = permit.identity;
-    let fits = move |facts: &Facts| reads_all || facts.is_of(&identity);
-    let items = recordings.list(permit.cluster, fits).await;
+    let cluster = readable.permit.cluster.clone();
+    let fits = move |facts: &Facts| readable.includes(facts);
+    let items = recordings.list(cluster, fits).await;
     Ok(Json(RecordingList { items }).into_response())
 }
 
@@ -111,10 +136,10 @@ async fn read(
     let reader = Reader::new(&state, &requester, &cluster).await?;
     let facts = reader.find(&id)?;
     let mut did = Did::to(KIND, facts.id.as_str()).subject(&facts.place);
-    if requester
-        .identity()
-        .is_none_or(|identity| !facts.is_of(identity))
-    {
+    let Permit {
+        identity, origin, ..
+    } = &reader.readable.permit;
+    if !facts.is_of(identity, origin) {
         did = did.recorded_user(&facts.user);
     }
     let sha256 = facts.finished.as_ref().map(|told| told.sha256.clone());
@@ -127,7 +152,7 @@ async fn read(
             "the recording's file cannot be read; the server's log says why",
         )
     })?;
-    let body = send(file, bytes, reader.permit.revocation);
+    let body = send(file, bytes, reader.readable.permit.revocation);
     let mut response = Response::new(axum::body::Body::new(body));
     response.extensions_mut().insert(Streamed);
     let mut headers = vec![
@@ -223,7 +248,7 @@ async fn remove(
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let reader = Reader::new(&state, &requester, &cluster).await?;
-    if !reader.reads_all {
+    if reader.readable.extent == Extent::Own {
         return Err(Problem::forbidden(
             "this needs the role admin on the cluster",
         ));

@@ -5,6 +5,8 @@ use time::OffsetDateTime;
 use underpass_api::{RecordingState, RecordingView, ShellEnd, ShellRecording, ShellView};
 use underpass_core::{ClusterName, Identity, ShellId, ShellKind};
 
+use super::origin::Origin;
+
 /// The name of a recording. Neither part can hold a `/` or be `..`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
@@ -22,6 +24,9 @@ pub(crate) struct Facts {
     pub(crate) user: String,
     #[serde(default)]
     pub(crate) uid: Option<String>,
+    /// `None` where an earlier version has begun it.
+    #[serde(default)]
+    pub(crate) origin: Option<Origin>,
     /// `cluster:NAME`, or `node:CLUSTER/NAME`.
     pub(crate) place: String,
     /// The id of the shell's agent.
@@ -65,7 +70,7 @@ impl Facts {
     pub(crate) fn new(
         cluster: &ClusterName,
         (view, recording): (&ShellView, ShellRecording),
-        identity: &Identity,
+        (identity, origin): (&Identity, &Origin),
         place: &str,
         agent: &str,
     ) -> Option<Self> {
@@ -76,6 +81,7 @@ impl Facts {
             kind: view.kind,
             user: identity.user().to_owned(),
             uid: identity.uid().map(str::to_owned),
+            origin: Some(origin.clone()),
             place: place.to_owned(),
             agent: agent.to_owned(),
             created: view.created,
@@ -92,9 +98,16 @@ impl Facts {
         }
     }
 
-    /// Is it of this user's shell? A user of another uid is another one.
-    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
-        self.user == identity.user() && self.uid.as_deref() == identity.uid()
+    /// Is it of this user's shell? A user of another uid, or of another origin, is another one.
+    pub(crate) fn is_of(&self, identity: &Identity, origin: &Origin) -> bool {
+        let is_named = self.user == identity.user() && self.uid.as_deref() == identity.uid();
+        is_named && self.origin.as_ref() == Some(origin)
+    }
+
+    /// Is it of this cluster, and not of an earlier one of its name?
+    pub(crate) fn is_in(&self, origin: &Origin) -> bool {
+        let own = self.origin.as_ref();
+        own.is_some_and(|own| own.cluster == origin.cluster)
     }
 
     /// As people see it.

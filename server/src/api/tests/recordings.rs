@@ -2,6 +2,7 @@
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 use underpass_api::CastHeader;
+use underpass_directory::{Cluster, Expect, User};
 use underpass_tunnel::{ResetCode, Session};
 
 use super::audited::Kept;
@@ -127,20 +128,15 @@ async fn rule_15_nothing_is_opened_whose_recording_cannot_begin() {
     assert_eq!(std::fs::read_to_string(&cast).unwrap(), "another");
 }
 
-#[tokio::test]
-async fn rule_8_a_recording_is_its_users_and_the_administrators() {
-    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
-    let audit = kept.audit_log();
-    let required = recordings(&folder, Record::Required, &audit);
-    let (world, agent) = recorded(audit, required).await;
-    let alice = alice(&world, "shell").await;
+/// Opens a shell that prints `hi` and ends, with its recording. Gives the target, the user and the question of the recorder.
+async fn record(world: &World, agent: &Session, who: &Requester) -> (String, String, Value) {
     let wanted = json!({});
-    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let opening = world.ask(who, Method::POST, ALL, &wanted, &[]);
     let end = json!({"exit": {"status": 3}, "cause": "its program ended", "byItself": true});
     let asked = async {
-        let mut keeper = Asked::of(&agent).await;
+        let mut keeper = Asked::of(agent).await;
         keeper.answer(&[shell(ID, json!({}))]).await;
-        let mut recorder = Asked::of(&agent).await;
+        let mut recorder = Asked::of(agent).await;
         let begun = json!({"begun": {"at": {"output": 0, "input": 0}, "ms": 0}});
         let output = json!({"output": {"ms": 7, "data": "aGk="}});
         recorder.answer(&[begun, output]).await;
@@ -157,8 +153,28 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
         let _ = keeper.stream.read_to_end(&mut rest).await;
         (recorder.target, recorder.user, recorder.question)
     };
-    let (answer, (target, user, question)) = tokio::join!(opening, asked);
+    let (answer, asked) = tokio::join!(opening, asked);
     answer.expect(201);
+    asked
+}
+
+/// The recordings that someone sees, and the status of reading the one of the shell [`ID`].
+async fn seen(world: &World, who: &Requester) -> (Vec<Value>, StatusCode) {
+    let answer = world.ask(who, Method::GET, RECORDINGS, &Value::Null, &[]);
+    let list = answer.await.expect(200);
+    let items = list["items"].as_array().unwrap().clone();
+    let read = raw(world, who, &format!("{RECORDINGS}/{ID}")).await;
+    (items, read.0)
+}
+
+#[tokio::test]
+async fn rule_8_a_recording_is_its_users_and_the_administrators() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let alice = alice(&world, "shell").await;
+    let (target, user, question) = record(&world, &agent, &alice).await;
     assert_eq!((target.as_str(), user.as_str()), ("shell", "alice"));
     let expected = json!({"record": {"id": ID, "had": {"output": 0, "input": 0}}});
     assert_eq!(question, expected);
@@ -217,4 +233,44 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
         let path = format!("{RECORDINGS}/{bad}");
         assert_eq!(raw(&world, &carol, &path).await.0, 422, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn rule_8_a_recording_is_not_of_another_user_or_cluster_of_the_same_name() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let first = alice(&world, "shell").await;
+    record(&world, &agent, &first).await;
+    kept.with("underpass.dev/recording-sha256").await;
+    let (items, read) = seen(&world, &first).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
+
+    let remove = |draft: &mut Draft| draft.remove::<User>("alice", Expect::Present);
+    world.directory.change(remove).await.unwrap();
+    let second = alice(&world, "shell").await;
+    let (items, read) = seen(&world, &second).await;
+    assert_eq!((items.len(), read.as_u16()), (0, 404));
+    let rights = json!({"clusters": ["prod"], "role": "admin"});
+    let bob = world.user("bob", rights.clone()).await;
+    let (items, read) = seen(&world, &bob).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
+
+    let anew = |draft: &mut Draft| {
+        draft.remove::<Cluster>("prod", Expect::Present)?;
+        let cluster = Cluster::new(draft.now());
+        draft.put("prod", cluster, Expect::Absent)
+    };
+    world.directory.change(anew).await.unwrap();
+    let carol = world.user("carol", rights).await;
+    let (items, read) = seen(&world, &carol).await;
+    assert_eq!((items.len(), read.as_u16()), (0, 404));
+    let path = format!("{RECORDINGS}/{ID}");
+    let removing = world.ask(&carol, Method::DELETE, &path, &Value::Null, &[]);
+    removing.await.expect(404);
+    let everything = json!({"allClusters": true, "role": "admin"});
+    let dora = world.user("dora", everything).await;
+    let (items, read) = seen(&world, &dora).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
 }

@@ -14,6 +14,7 @@ fn facts(cluster: &str) -> Facts {
         kind: ShellKind::Kubectl,
         user: "alice".to_owned(),
         uid: None,
+        origin: None,
         place: format!("cluster:{cluster}"),
         agent: "a1".to_owned(),
         created: OffsetDateTime::UNIX_EPOCH,
