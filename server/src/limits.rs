@@ -411,6 +411,9 @@ pub(crate) const RECORDING_END: Duration = Duration::from_secs(60);
 /// How long an agent keeps what a shell that has ended has printed, for a recorder that could not write it.
 pub(crate) const RECORDING_KEPT: Duration = Duration::from_secs(5 * 60);
 
+/// Recordings in all: some hundred bytes of memory each.
+pub(crate) const RECORDINGS: u64 = 100_000;
+
 /// Recordings of one list: some hundred bytes each.
 pub(crate) const RECORDING_LIST: usize = 1000;
 

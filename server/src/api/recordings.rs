@@ -275,7 +275,9 @@ impl From<RecordingError> for Problem {
     fn from(error: RecordingError) -> Self {
         tracing::error!("a recording fails: {}", chain(&error));
         let status = match error {
-            RecordingError::Full(_) | RecordingError::NoRoom(_) => StatusCode::INSUFFICIENT_STORAGE,
+            RecordingError::Full(_) | RecordingError::NoRoom(_) | RecordingError::Share => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

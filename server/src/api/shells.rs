@@ -234,6 +234,7 @@ async fn open(
         identity: &asking.identity,
         api: &asking.api,
         recordings: keepers.recordings(),
+        holder: asking.permit.origin.holder(asking.permit.identity.user()),
     };
     // First: nothing is opened that has to be recorded and cannot be.
     opening.check().await?;

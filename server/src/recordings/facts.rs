@@ -6,6 +6,7 @@ use underpass_api::{RecordingState, RecordingView, ShellEnd, ShellRecording, She
 use underpass_core::{ClusterName, Identity, ShellId, ShellKind};
 
 use super::origin::Origin;
+use super::shares::Holder;
 
 /// The name of a recording. Neither part can hold a `/` or be `..`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +103,15 @@ impl Facts {
     pub(crate) fn is_of(&self, identity: &Identity, origin: &Origin) -> bool {
         let is_named = self.user == identity.user() && self.uid.as_deref() == identity.uid();
         is_named && self.origin.as_ref() == Some(origin)
+    }
+
+    /// The user in whose share it counts.
+    pub(super) fn holder(&self) -> Holder {
+        let origin = self.origin.as_ref();
+        Holder {
+            user: self.user.clone(),
+            origin: origin.map(|origin| origin.user.clone()),
+        }
     }
 
     /// Is it of this cluster, and not of an earlier one of its name?

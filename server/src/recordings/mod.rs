@@ -10,6 +10,7 @@ mod folder;
 mod options;
 mod origin;
 mod recorder;
+mod shares;
 mod text;
 mod told;
 mod unwritten;
@@ -31,11 +32,13 @@ pub(crate) use self::error::RecordingError;
 use self::facts::Progress;
 pub(crate) use self::facts::{Facts, Finished, Key};
 use self::file::CastFile;
-use self::folder::Folder;
+use self::folder::{Folder, Removal};
 pub(crate) use self::options::Options;
 pub use self::options::{Record, RecordingsConfig};
 pub(crate) use self::origin::Origin;
 use self::recorder::Recorder;
+pub(crate) use self::shares::Holder;
+use self::shares::Room;
 use crate::api::Sessions;
 use crate::limits;
 use crate::occasional::Occasional;
@@ -82,8 +85,12 @@ impl Recordings {
         audit: AuditLog,
     ) -> io::Result<Self> {
         let path = config.dir.clone().unwrap_or_else(|| data(NAME));
+        let most = Room {
+            bytes: config.most_bytes,
+            number: limits::RECORDINGS,
+        };
         Ok(Self(Some(Arc::new(Shared {
-            folder: Folder::open(path, config.most_bytes)?,
+            folder: Folder::open(path, most, audit.clone())?,
             config,
             audit,
             active: Mutex::default(),
@@ -107,15 +114,16 @@ impl Recordings {
         })
     }
 
-    /// Can a new recording begin?
+    /// Can a new recording of this user's begin?
     ///
     /// # Errors
     /// Why not.
-    pub(crate) async fn ready(&self) -> Result<(), RecordingError> {
-        match self.0.clone() {
-            Some(shared) => shared.probe().await,
-            None => Ok(()),
-        }
+    pub(crate) async fn ready(&self, holder: &Holder) -> Result<(), RecordingError> {
+        let Some(shared) = self.0.clone() else {
+            return Ok(());
+        };
+        Arc::clone(&shared).probe().await?;
+        shared.folder.has_room(holder)
     }
 
     /// Begins the recording of a shell that was just opened. Its file is there from here on.
@@ -261,7 +269,7 @@ impl Recordings {
             return Ok(false);
         }
         blocking(move || {
-            shared.folder.remove(&key, "by an administrator")?;
+            shared.folder.remove(&key, Removal::Asked)?;
             Ok(true)
         })
         .await
@@ -309,8 +317,7 @@ impl Shared {
 
     /// Notes whether a write has failed.
     fn note(&self, error: Option<&RecordingError>) {
-        // Others are about one recording.
-        if error.is_some_and(|error| !error.passes()) {
+        if error.is_some_and(|error| !error.is_of_disk()) {
             return;
         }
         let failed = error.is_some();
@@ -369,3 +376,6 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(what).await;
     done.unwrap_or_else(|gone| Err(RecordingError::Io(io::Error::other(gone))))
 }
+
+#[cfg(test)]
+mod tests;

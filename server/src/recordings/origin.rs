@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use underpass_core::{ClusterName, Identity, Provenance};
 use underpass_directory::{Cluster, CreationId, Snapshot, User};
 
+use super::shares::Holder;
+
 /// The origin of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,6 +27,14 @@ pub(crate) enum UserOrigin {
 }
 
 impl Origin {
+    /// The share in which recordings of a user's count.
+    pub(crate) fn holder(&self, user: &str) -> Holder {
+        Holder {
+            user: user.to_owned(),
+            origin: Some(self.user.clone()),
+        }
+    }
+
     /// The origin of what a caller does in a cluster now; `None` where there is no such cluster. The operator has no identity.
     pub(crate) fn now(
         snapshot: &Snapshot,

@@ -41,6 +41,13 @@ pub(super) fn stopped(audit: &AuditLog, facts: &Facts, why: &RecordingError) {
     tell(audit, facts, &Method::PATCH, details);
 }
 
+/// Writes the event of a recording that is removed by itself.
+pub(super) fn removed(audit: &AuditLog, facts: &Facts, how: &str) {
+    let mut details = vec![("underpass.dev/outcome".into(), format!("removed {how}"))];
+    details.extend(facts.finished.iter().flat_map(Finished::details));
+    tell(audit, facts, &Method::DELETE, details);
+}
+
 fn tell(audit: &AuditLog, facts: &Facts, method: &Method, about: Vec<Detail>) {
     let mut details: Vec<Detail> = vec![
         (
