@@ -414,9 +414,6 @@ pub(crate) const RECORDING_KEPT: Duration = Duration::from_secs(5 * 60);
 /// Recordings in all: some hundred bytes of memory each.
 pub(crate) const RECORDINGS: u64 = 100_000;
 
-/// Recordings of one list: some hundred bytes each.
-pub(crate) const RECORDING_LIST: usize = 1000;
-
 /// Bytes of recordings that are read for one list, to find out whether they are as they were: a second of a slow disk. Those that were
 /// looked at before cost nothing.
 pub(crate) const RECORDINGS_HASHED: u64 = 256 * 1024 * 1024;

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use axum::extract::Path;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,13 +23,17 @@ use underpass_core::{BadShellId, BoxError, Revocation, ShellKind};
 use underpass_tunnel::chain;
 
 use super::answer::Streamed;
+use super::chunk::{self, Chunk};
 use super::nodes::{Permit, Wanted, permit};
 use super::problem::Problem;
 use super::{Did, Requester, State, problem};
 use crate::limits;
-use crate::recordings::{Facts, Key, RecordingError, Recordings};
+use crate::recordings::{Facts, Key, Page, RecordingError, Recordings};
 
 const KIND: &str = "recording";
+
+/// The list's name in tokens of its pages.
+const LIST: &str = "recordings";
 
 /// The hash of a recording that is finished.
 const SHA256: HeaderName = HeaderName::from_static("underpass-recording-sha256");
@@ -117,15 +122,22 @@ async fn list(
     state: State,
     requester: Requester,
     Path(cluster): Path<String>,
+    chunk: Result<Query<Chunk>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Reader {
         readable,
         recordings,
     } = Reader::new(&state, &requester, &cluster).await?;
+    let Query(chunk) = chunk?;
+    let page = Page {
+        behind: chunk.behind(LIST)?,
+        limit: chunk.limit(),
+    };
     let cluster = readable.permit.cluster.clone();
     let fits = move |facts: &Facts| readable.includes(facts);
-    let items = recordings.list(cluster, fits).await;
-    Ok(Json(RecordingList { items }).into_response())
+    let (items, next) = recordings.list(cluster, fits, page).await;
+    let next = next.map(|behind| chunk::token(LIST, behind));
+    Ok(Json(RecordingList { items, next }).into_response())
 }
 
 async fn read(

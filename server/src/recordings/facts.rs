@@ -1,5 +1,7 @@
 //! The facts about a recording, in a file beside it: by them it goes on after a restart, and a file that was changed is found.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_api::{RecordingState, RecordingView, ShellEnd, ShellRecording, ShellView};
@@ -13,6 +15,16 @@ use super::shares::Holder;
 pub(crate) struct Key {
     pub(crate) cluster: ClusterName,
     pub(crate) id: ShellId,
+}
+
+/// The place of a recording in lists.
+pub(crate) type ListPlace = (Reverse<i128>, ShellId);
+
+/// A page of a list: so many recordings behind a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Page {
+    pub(crate) behind: Option<ListPlace>,
+    pub(crate) limit: usize,
 }
 
 /// The facts about a recording.
@@ -32,8 +44,12 @@ pub(crate) struct Facts {
     pub(crate) place: String,
     /// The id of the shell's agent.
     pub(crate) agent: String,
+    /// When the shell was opened, by its agent's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) created: OffsetDateTime,
+    /// When the recording began, by this server's clock; `None` where an earlier version has begun it.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub(crate) begun: Option<OffsetDateTime>,
     pub(crate) recording: ShellRecording,
     /// The user's identity as the agent was told it, until the recording is finished.
     #[serde(default)]
@@ -86,6 +102,7 @@ impl Facts {
             place: place.to_owned(),
             agent: agent.to_owned(),
             created: view.created,
+            begun: Some(OffsetDateTime::now_utc()),
             recording,
             identity: String::from_utf8(encoded.to_vec()).ok()?,
             finished: None,
@@ -97,6 +114,19 @@ impl Facts {
             cluster: self.cluster.clone(),
             id: self.id.clone(),
         }
+    }
+
+    /// When it began.
+    pub(crate) fn begun(&self) -> OffsetDateTime {
+        self.begun.unwrap_or(self.created)
+    }
+
+    /// Its place in lists: those that began last come first. An agent's clock has no say in it.
+    pub(crate) fn place_in_lists(&self) -> ListPlace {
+        (
+            Reverse(self.begun().unix_timestamp_nanos()),
+            self.id.clone(),
+        )
     }
 
     /// Is it of this user's shell? A user of another uid, or of another origin, is another one.
@@ -129,6 +159,7 @@ impl Facts {
             user: self.user.clone(),
             place: self.place.clone(),
             created: self.created,
+            begun: self.begun(),
             milliseconds: finished.map_or(progress.milliseconds, |told| told.milliseconds),
             bytes: finished.map_or(progress.bytes, |told| told.bytes),
             input: self.recording.input,

@@ -14,7 +14,7 @@ use underpass_audit::AuditLog;
 use underpass_core::ClusterName;
 
 use super::error::RecordingError;
-use super::facts::{Facts, Finished, Key};
+use super::facts::{Facts, Finished, Key, ListPlace, Page};
 use super::file::hash;
 use super::shares::{Holder, Place, Room, Shares};
 use super::told;
@@ -282,6 +282,28 @@ impl Folder {
             .filter(|facts| fits(facts))
             .cloned()
             .collect()
+    }
+
+    /// A page of those that fit, and the place of its last one where there are more.
+    pub(super) fn page(
+        &self,
+        fits: impl Fn(&Facts) -> bool,
+        page: &Page,
+    ) -> (Vec<Facts>, Option<ListPlace>) {
+        let index = self.index();
+        let fitting = index.all.values().filter(|facts| fits(facts));
+        let placed = fitting.map(|facts| (facts.place_in_lists(), facts));
+        let is_behind = |place: &ListPlace| page.behind.as_ref().is_none_or(|last| place > last);
+        let mut placed: Vec<_> = placed.filter(|(place, _)| is_behind(place)).collect();
+        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let is_all = placed.len() <= page.limit;
+        placed.truncate(page.limit);
+        let last = placed.last().filter(|_| !is_all);
+        let last = last.map(|(place, _)| place.clone());
+        (
+            placed.into_iter().map(|(_, facts)| facts.clone()).collect(),
+            last,
+        )
     }
 
     /// Bytes of all recordings, in whole blocks of a disk.

@@ -30,7 +30,7 @@ use underpass_core::ClusterName;
 
 pub(crate) use self::error::RecordingError;
 use self::facts::Progress;
-pub(crate) use self::facts::{Facts, Finished, Key};
+pub(crate) use self::facts::{Facts, Finished, Key, ListPlace, Page};
 use self::file::CastFile;
 use self::folder::{Folder, Removal};
 pub(crate) use self::options::Options;
@@ -212,23 +212,23 @@ impl Recordings {
         }
     }
 
-    /// The cluster's recordings that fit, the newest first.
+    /// A page of the cluster's recordings that fit, and the place of its last one where there are more.
     pub(crate) async fn list(
         &self,
         cluster: ClusterName,
         fits: impl Fn(&Facts) -> bool + Send + 'static,
-    ) -> Vec<RecordingView> {
+        page: Page,
+    ) -> (Vec<RecordingView>, Option<ListPlace>) {
         let Some(shared) = self.0.clone() else {
-            return Vec::new();
+            return Default::default();
         };
         let listing = blocking(move || {
             let of_cluster = folder::of(&cluster);
-            let mut all = shared.folder.all(|facts| of_cluster(facts) && fits(facts));
-            all.sort_by_key(|facts| std::cmp::Reverse(facts.created));
-            all.truncate(limits::RECORDING_LIST);
+            let fits = |facts: &Facts| of_cluster(facts) && fits(facts);
+            let (listed, last) = shared.folder.page(fits, &page);
             let mut budget = limits::RECORDINGS_HASHED;
-            let views = all.iter().map(|facts| shared.view(facts, &mut budget));
-            Ok(views.collect())
+            let views = listed.iter().map(|facts| shared.view(facts, &mut budget));
+            Ok((views.collect(), last))
         });
         listing.await.unwrap_or_default()
     }

@@ -274,3 +274,57 @@ async fn rule_8_a_recording_is_not_of_another_user_or_cluster_of_the_same_name()
     let (items, read) = seen(&world, &dora).await;
     assert_eq!((items.len(), read.as_u16()), (1, 200));
 }
+
+/// Puts the facts of recordings into a folder, of which each began a second before the next by the server's clock, and after it by the
+/// agent's.
+fn put_facts(folder: &tempfile::TempDir, ids: &[String]) {
+    let path = folder.path().join("recordings/prod");
+    std::fs::create_dir_all(&path).unwrap();
+    for (at, id) in ids.iter().enumerate() {
+        let facts = json!({
+            "cluster": "prod", "id": id, "kind": "kubectl", "user": "alice", "place": "cluster:prod", "agent": "node",
+            "created": format!("2026-01-01T00:00:{:02}Z", 59 - at), "begun": format!("2026-01-01T00:00:{at:02}Z"),
+            "recording": {"required": true},
+            "finished": {"at": "2026-01-01T00:01:00Z", "bytes": 0, "milliseconds": 0, "sha256": "", "missing": 0},
+        });
+        std::fs::write(path.join(format!("{id}.json")), facts.to_string()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn recordings_are_listed_in_pages_by_the_servers_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<_> = (0..7).map(|at| format!("{:032x}", at * 7 % 11)).collect();
+    put_facts(&folder, &ids);
+    let audit = AuditLog::default();
+    let on = recordings(&folder, Record::On, &audit);
+    let (world, _agent) = recorded(audit, on).await;
+    let root = Requester::Operator;
+    let (mut listed, mut token) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{RECORDINGS}?limit=2&continue={token}");
+        let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
+        let page = asking.await.expect(200);
+        let items = page["items"].as_array().unwrap();
+        assert!((1..=2).contains(&items.len()), "{page}");
+        let of_page = items.iter().map(|item| item["id"].as_str().unwrap());
+        listed.extend(of_page.map(str::to_owned));
+        let Some(next) = page["continue"].as_str() else {
+            break;
+        };
+        token = next.to_owned();
+        // The place in the list is there without its entry.
+        let last = format!("{RECORDINGS}/{}", listed.last().unwrap());
+        let removing = world.ask(&root, Method::DELETE, &last, &Value::Null, &[]);
+        removing.await.expect(204);
+    }
+    let newest_first: Vec<_> = ids.iter().rev().cloned().collect();
+    assert_eq!(listed, newest_first);
+    for broken in ["x", "e30", "%00", &token[1..]] {
+        let path = format!("{RECORDINGS}?continue={broken}");
+        let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
+        let problem = asking.await.expect(400);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("continue"), "{detail}");
+    }
+}

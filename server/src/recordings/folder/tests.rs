@@ -54,6 +54,7 @@ fn facts(cluster: &str) -> Facts {
         place: format!("cluster:{cluster}"),
         agent: "a1".to_owned(),
         created: OffsetDateTime::UNIX_EPOCH,
+        begun: None,
         recording: ShellRecording {
             required: true,
             input: false,

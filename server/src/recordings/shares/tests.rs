@@ -19,6 +19,7 @@ fn begun(user: &str) -> Facts {
         place: "cluster:edge".to_owned(),
         agent: "a1".to_owned(),
         created: OffsetDateTime::UNIX_EPOCH,
+        begun: None,
         recording: underpass_api::ShellRecording {
             required: true,
             input: false,
