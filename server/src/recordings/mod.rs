@@ -9,6 +9,7 @@ mod file;
 mod folder;
 mod options;
 mod origin;
+mod outdated;
 mod recorder;
 mod shares;
 mod text;

@@ -96,13 +96,13 @@ fn ids(folder: &Folder) -> Vec<ShellId> {
 fn what_was_kept_for_long_enough_goes_and_nothing_that_is_being_written() {
     let parent = tempfile::tempdir().unwrap();
     let folder = open(parent.path().join("recordings"));
-    let open = facts("edge");
-    folder.enter(&open).unwrap();
+    let written = facts("edge");
+    folder.enter(&written).unwrap();
     let old = record(&folder, 1, 10);
     let young = record(&folder, 5, 10);
     let now = OffsetDateTime::UNIX_EPOCH + HOUR * 6;
     folder.prune(HOUR * 2, now);
-    let mut kept = [open.id.clone(), young.id.clone()];
+    let mut kept = [written.id.clone(), young.id.clone()];
     kept.sort();
     assert_eq!(ids(&folder), kept);
     assert!(!folder.cast(&old.key()).exists());
@@ -111,7 +111,7 @@ fn what_was_kept_for_long_enough_goes_and_nothing_that_is_being_written() {
     assert_eq!(ids(&again), kept);
     assert_eq!(again.written(), 1);
     folder.prune(HOUR, now + HOUR * 1000);
-    assert_eq!(ids(&folder), [open.id]);
+    assert_eq!(ids(&folder), [written.id]);
 }
 
 #[test]
