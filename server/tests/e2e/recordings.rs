@@ -175,6 +175,9 @@ async fn a_recording_replays_the_bytes_and_is_found_when_it_is_changed(transport
     let output = [&play[..], &["--output", copy.to_str().unwrap()]].concat();
     let (done, said) = underpass(&site, &alice, &output).await;
     assert!(done, "{said}");
+    let (done, said) = underpass(&site, &alice, &output).await;
+    assert!(!done && said.contains("is not overwritten"), "{said}");
+    let output = [&output[..], &["--force"]].concat();
     assert_eq!(fs::read(&copy).unwrap(), bytes);
 
     // Another user reads it as an administrator alone, and the log says whose it is.
