@@ -62,7 +62,7 @@ mod tests {
         };
         directory.change(put).await.unwrap();
         let first = ids();
-        // A change leaves it as it is, whatever the new object says.
+        // A change leaves it as it is, and the new object has no say in it.
         let disable = |draft: &mut Draft| {
             let user = User {
                 disabled: true,

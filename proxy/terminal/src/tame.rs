@@ -56,7 +56,7 @@ enum State {
 }
 
 impl Tame {
-    /// What passes of the next bytes.
+    /// Gives the part of the next bytes that passes.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut passed = String::with_capacity(bytes.len());
         for byte in bytes {

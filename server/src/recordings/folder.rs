@@ -17,7 +17,7 @@ use super::error::RecordingError;
 use super::facts::{Facts, Finished, Key, ListPlace, Page};
 use super::file::hash;
 use super::shares::{Holder, Place, Room, Shares};
-use super::told;
+use super::told::{self, Removal};
 use crate::limits;
 
 /// The folder, and what is in it.
@@ -35,28 +35,6 @@ struct Index {
     shares: Shares,
     /// The last look at a file that is finished, and whether it had its hash.
     looks: HashMap<Key, (Look, bool)>,
-}
-
-/// Why a recording is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Removal {
-    /// An administrator has asked for it, whose request is in the audit log.
-    Asked,
-    /// Others need its room.
-    ForRoom,
-    /// It was kept for long enough.
-    OfAge,
-}
-
-impl Removal {
-    /// As logs have it.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Asked => "by an administrator",
-            Self::ForRoom => "to make room",
-            Self::OfAge => "at the end of its time",
-        }
-    }
 }
 
 /// A file's own marks: one that was changed has others.
@@ -242,7 +220,7 @@ impl Folder {
         metrics::counter!("underpass_recordings_removed_total").increment(1);
         tracing::info!(cluster = %key.cluster, id = %key.id, "a recording is removed {how}");
         if why != Removal::Asked {
-            told::removed(&self.audit, &facts, how);
+            told::removed(&self.audit, &facts, why);
         }
         Ok(())
     }

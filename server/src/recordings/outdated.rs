@@ -17,7 +17,7 @@ use crate::limits;
 use crate::questions::ask;
 
 impl Shared {
-    /// Why a recorder has a shell end, whatever becomes of its recording.
+    /// Why a recorder has a shell end that it could record.
     pub(super) fn fault_of(&self, facts: &Facts) -> Option<RecordingFault> {
         let is_outdated = self.config.record == Record::Required && !facts.recording.required;
         is_outdated.then_some(RecordingFault::NotRequired)

@@ -437,7 +437,7 @@ async fn restart(site: &Site, record: &'static str) {
 async fn rule_15_a_shell_that_was_opened_before_recordings_were_required_ends_and_says_so() {
     let site = Site::new(Transport::Quic, shells::POLICY).await;
     let alice = site.user("alice", "admin");
-    let mut unrecorded = shell(&site, &alice, &["--kind", "node"]);
+    let unrecorded = shell(&site, &alice, &["--kind", "node"]);
     unrecorded.shows("$ ").await;
     restart(&site, "on").await;
     let mut recorded = shell(&site, &alice, &["--kind", "node"]);
