@@ -411,8 +411,8 @@ pub(crate) const RECORDING_END: Duration = Duration::from_secs(60);
 /// How long an agent keeps what a shell that has ended has printed, for a recorder that could not write it.
 pub(crate) const RECORDING_KEPT: Duration = Duration::from_secs(5 * 60);
 
-/// Recordings of one list: some hundred bytes each.
-pub(crate) const RECORDING_LIST: usize = 1000;
+/// Recordings in all: some hundred bytes of memory each.
+pub(crate) const RECORDINGS: u64 = 100_000;
 
 /// Bytes of recordings that are read for one list, to find out whether they are as they were: a second of a slow disk. Those that were
 /// looked at before cost nothing.

@@ -87,7 +87,8 @@ pub(crate) enum ShellCommand {
         #[arg(long, value_name = "ID")]
         remove: Option<ShellId>,
     },
-    /// Play the recording of a shell in this terminal. Ctrl-C and q end it
+    /// Play the recording of a shell in this terminal, as far as it draws there: nothing of it reaches the clipboard or asks the terminal
+    /// anything. Ctrl-C and q end it
     Play(Play),
     /// End a shell, with all of its processes
     End {
@@ -112,9 +113,12 @@ pub(crate) struct Play {
     /// Wait no longer than this between two events
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) max_wait: Option<Duration>,
-    /// Write the recording to this file, as asciicast v2, in place of playing it
+    /// Write the recording to this new file, as asciicast v2 and for its owner alone, in place of playing it
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace the file that there is
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
 }
 
 fn speed(text: &str) -> Result<f64, String> {

@@ -128,9 +128,12 @@ pub struct RecordingView {
     pub user: String,
     /// The shell's place: `cluster:NAME`, or `node:CLUSTER/NAME`.
     pub place: String,
-    /// When the shell was opened.
+    /// When the shell was opened, by its agent's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
+    /// When the recording began, by the server's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub begun: OffsetDateTime,
     /// Milliseconds from there to the last event.
     pub milliseconds: u64,
     /// The file's size.
@@ -187,8 +190,11 @@ impl RecordingState {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RecordingList {
-    /// The newest first.
+    /// Those that began last come first, by the server's clock.
     pub items: Vec<RecordingView>,
+    /// The value of `continue` for the next page; absent on the last page.
+    #[serde(rename = "continue", default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 #[cfg(test)]

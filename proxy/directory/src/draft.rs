@@ -97,10 +97,11 @@ impl Draft {
     pub fn put<T: Checked>(
         &mut self,
         name: &str,
-        object: T,
+        mut object: T,
         expect: Expect,
     ) -> Result<(), ChangeError> {
         self.expect::<T>(name, expect)?;
+        object.succeed(self.get::<T>(name).map(|entry| &*entry.object));
         object.check(name, self)?;
         if self.get::<T>(name).is_none() {
             object.make_room(self)?;

@@ -11,6 +11,7 @@
 mod agent_key;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod creation;
 mod direct;
 mod draft;
 mod earlier_keys;
@@ -45,6 +46,7 @@ use tokio::sync::watch;
 
 pub use self::{
     agent_key::{KeyStanding, NextKey, ReplacedKey, Rotated, Rotation, RotationError, Waiting},
+    creation::CreationId,
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
         RegisteredToken, RegisteredTokenError, Registrant, Registration, SealedCredential,

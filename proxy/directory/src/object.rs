@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::{
     agent_key::{NextKey, ReplacedKey},
+    creation::CreationId,
     direct::{Direct, Registration},
     earlier_keys::EarlierKeys,
     join_token::JoinToken,
@@ -87,6 +88,11 @@ impl std::fmt::Display for ObjectKind {
 pub trait Object: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Its kind.
     const KIND: ObjectKind;
+
+    /// Takes over what an object keeps for as long as it is there, from the one whose place it takes.
+    fn succeed(&mut self, before: Option<&Self>) {
+        let _ = before;
+    }
 }
 
 /// A cluster.
@@ -96,6 +102,9 @@ pub struct Cluster {
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
+    /// Its creation. The directory sets it; `None` where an earlier version has made the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<CreationId>,
     /// Bindings may select the cluster by these.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -119,12 +128,18 @@ impl Cluster {
     pub fn new(created: OffsetDateTime) -> Self {
         Self {
             created,
+            creation: None,
             labels: Labels::default(),
             direct: None,
             nodes_may_stand_in: false,
             join_accounts: BTreeMap::new(),
             registrations: None,
         }
+    }
+
+    /// Its creation. A cluster that is made again under its name has another one.
+    pub fn creation_id(&self) -> CreationId {
+        CreationId::of(self.creation.as_ref(), self.created)
     }
 }
 
@@ -231,6 +246,9 @@ pub struct User {
     /// When they were made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
+    /// Their creation. The directory sets it; `None` where an earlier version has made the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<CreationId>,
     /// Their uid, for clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
@@ -323,12 +341,18 @@ impl User {
     pub fn new(created: OffsetDateTime) -> Self {
         Self {
             created,
+            creation: None,
             uid: None,
             extra: BTreeMap::new(),
             password: None,
             disabled: false,
             links: BTreeSet::new(),
         }
+    }
+
+    /// Their creation. A user who is made again under their name has another one.
+    pub fn creation_id(&self) -> CreationId {
+        CreationId::of(self.creation.as_ref(), self.created)
     }
 }
 
@@ -407,9 +431,7 @@ macro_rules! objects {
 }
 
 objects!(
-    Cluster: Cluster,
     Agent: Agent,
-    User: User,
     Group: Group,
     AccessToken: Token,
     Binding: Binding,
@@ -417,3 +439,19 @@ objects!(
     JoinToken: JoinToken,
     Registration: Registration,
 );
+
+impl Object for Cluster {
+    const KIND: ObjectKind = ObjectKind::Cluster;
+
+    fn succeed(&mut self, before: Option<&Self>) {
+        self.creation = CreationId::succeed(before.map(|before| before.creation.as_ref()));
+    }
+}
+
+impl Object for User {
+    const KIND: ObjectKind = ObjectKind::User;
+
+    fn succeed(&mut self, before: Option<&Self>) {
+        self.creation = CreationId::succeed(before.map(|before| before.creation.as_ref()));
+    }
+}

@@ -18,7 +18,7 @@ use super::*;
 use underpass_authenticate::Token;
 use underpass_core::{ClusterName, Identity, RequestInfo, Scope};
 
-async fn directory() -> Arc<Directory> {
+pub(crate) async fn directory() -> Arc<Directory> {
     Directory::open(Arc::new(MemoryStore::default()))
         .await
         .unwrap()

@@ -9,6 +9,7 @@ mod log;
 mod printable;
 mod raw;
 mod relay;
+mod tame;
 
 use std::fmt;
 use std::io::Write as _;
@@ -20,6 +21,7 @@ pub use self::log::{Log, LogForm, lost_log_lines, start_log};
 pub use self::printable::{Lines, printable};
 pub use self::raw::{Raw, Terminal, interject, obey};
 pub use self::relay::{relay_to_stderr, relay_to_stdout};
+pub use self::tame::Tame;
 
 /// Tells the user something: a line on stderr, in the words of `format!`.
 #[macro_export]

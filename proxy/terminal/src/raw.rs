@@ -82,11 +82,13 @@ impl Terminal {
 impl Drop for Raw<'_> {
     fn drop(&mut self) {
         let _ = obey(USUAL.as_bytes());
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0.state);
+        // Keys that nobody has read, and answers of the terminal, are not for the program that reads it next.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0.state);
     }
 }
 
-/// Has the terminal obey a shell's output. The user has asked for that, and for nothing less. Blocks while the terminal takes nothing.
+/// Has the terminal obey the output of a shell of the user's own, who has asked for that, and for nothing less. That of another user's is
+/// for [`Tame`](crate::Tame) first. Blocks while the terminal takes nothing.
 ///
 /// # Errors
 /// The terminal is gone.

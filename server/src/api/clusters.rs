@@ -48,6 +48,8 @@ impl Resource for Clusters {
     fn object(spec: ClusterSpec, before: Option<&Cluster>, now: OffsetDateTime) -> Cluster {
         Cluster {
             created: before.map_or(now, |before| before.created),
+            // The directory sets it.
+            creation: None,
             labels: spec.labels,
             direct: None,
             nodes_may_stand_in: spec.nodes_may_stand_in,

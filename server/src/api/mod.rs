@@ -11,6 +11,7 @@ mod begun;
 mod bindings;
 mod body;
 mod calendar;
+mod chunk;
 mod clusters;
 mod did;
 mod direct;

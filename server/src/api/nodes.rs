@@ -16,6 +16,7 @@ use super::problem::Problem;
 use super::{Requester, State};
 use crate::nodes::{self, Node};
 use crate::questions::AskError;
+use crate::recordings::Origin;
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/clusters/{name}/nodes", get(list))
@@ -40,6 +41,8 @@ pub(super) struct Permit {
     pub(super) revocation: Revocation,
     /// The caller, for the agents.
     pub(super) identity: Identity,
+    /// The cluster and the caller as they were made.
+    pub(super) origin: Origin,
 }
 
 /// The permission that a request needs.
@@ -110,14 +113,20 @@ pub(super) async fn permit(
             (Identity::clone(identity), right.and(revocation.clone()))
         }
     };
+    let origin = Origin::now(&state.directory.snapshot(), &cluster, requester.identity());
+    // Behind the look at the directory: the caller may have been removed, and made again, meanwhile.
     requester.must_count()?;
-    if !state.directory.snapshot().has_cluster(&cluster) {
-        return Err(Problem::not_found("cluster", cluster.as_str()));
+    if revocation.is_revoked() {
+        return Err(denied());
     }
+    let Some(origin) = origin else {
+        return Err(Problem::not_found("cluster", cluster.as_str()));
+    };
     Ok(Permit {
         cluster,
         revocation,
         identity,
+        origin,
     })
 }
 

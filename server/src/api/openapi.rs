@@ -283,8 +283,10 @@ fn recordings(all: &mut Vec<Described>, schemas: &mut Schemas) {
         "/v1/clusters/{name}/recordings/{id}",
     );
     let list = schemas.of::<RecordingList>();
-    let about = "The newest recordings of shells, a thousand at the most: administrators of the cluster, all; others, with the role shell, those of their own shells";
-    all.push(Described::read(many, about, list));
+    let about = "Recordings of shells in pages, those that began last first: administrators of the cluster, all; others, with the role shell, those of their own shells. The next page has the answer's continue";
+    let mut pages = Described::read(many, about, list);
+    pages.filters = &["limit", "continue"];
+    all.push(pages);
     let about = "A recording as asciicast v2, as far as it is written. The header Underpass-Recording-Sha256 has the hash of one that is finished";
     let mut recording = Described::read(one, about, text().into());
     recording.gives_type = "application/x-asciicast";

@@ -7,7 +7,7 @@ use underpass_core::{Permission, ShellId, ShellKind};
 
 use super::Sessions;
 use super::problem::Problem;
-use crate::recordings::{Facts, RecordingError, Recordings};
+use crate::recordings::{Facts, Holder, RecordingError, Recordings};
 use crate::shells::{Agents, Opened, ShellError};
 
 /// The agents that may open a shell for a caller, and how it is recorded.
@@ -18,6 +18,8 @@ pub(super) struct Opening<'a> {
     /// The permissions of the shell at the API server.
     pub(super) api: &'a [Permission],
     pub(super) recordings: &'a Recordings,
+    /// The user in whose share the recording counts.
+    pub(super) holder: Holder,
 }
 
 impl Opening<'_> {
@@ -25,7 +27,7 @@ impl Opening<'_> {
     pub(super) async fn check(&self) -> Result<(), Problem> {
         let wanted = self.recordings.wanted();
         if wanted.is_some_and(|wanted| wanted.required) {
-            self.recordings.ready().await?;
+            self.recordings.ready(&self.holder).await?;
         }
         Ok(())
     }

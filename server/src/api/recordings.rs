@@ -1,11 +1,12 @@
 //! `/v1/clusters/{name}/recordings`: recordings of shells. Administrators of the cluster read all of them, and other users those of their own
-//! shells, for as long as they may open one.
+//! shells, for as long as they may open one. Those of an earlier cluster of the name are for administrators of all clusters alone.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use axum::extract::Path;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,13 +23,17 @@ use underpass_core::{BadShellId, BoxError, Revocation, ShellKind};
 use underpass_tunnel::chain;
 
 use super::answer::Streamed;
+use super::chunk::{self, Chunk};
 use super::nodes::{Permit, Wanted, permit};
 use super::problem::Problem;
 use super::{Did, Requester, State, problem};
 use crate::limits;
-use crate::recordings::{Facts, Key, RecordingError, Recordings};
+use crate::recordings::{Facts, Key, Page, RecordingError, Recordings};
 
 const KIND: &str = "recording";
+
+/// The list's name in tokens of its pages.
+const LIST: &str = "recordings";
 
 /// The hash of a recording that is finished.
 const SHA256: HeaderName = HeaderName::from_static("underpass-recording-sha256");
@@ -44,33 +49,59 @@ pub(super) fn routes() -> Router<State> {
 
 /// A requester who may read recordings of a cluster.
 struct Reader {
-    permit: Permit,
-    /// Those of all users, and not theirs alone.
-    reads_all: bool,
+    readable: Readable,
     recordings: Recordings,
+}
+
+/// The recordings that a requester may read.
+#[derive(Clone)]
+struct Readable {
+    permit: Permit,
+    extent: Extent,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Those of their own shells.
+    Own,
+    /// Those of all users of the cluster.
+    Cluster,
+    /// Those of earlier clusters of its name as well, and those of which nothing is known but the name.
+    Name,
+}
+
+impl Readable {
+    fn includes(&self, facts: &Facts) -> bool {
+        let Permit {
+            identity, origin, ..
+        } = &self.permit;
+        match self.extent {
+            Extent::Own => facts.is_of(identity, origin),
+            Extent::Cluster => facts.is_in(origin),
+            Extent::Name => true,
+        }
+    }
 }
 
 impl Reader {
     async fn new(state: &State, requester: &Requester, cluster: &str) -> Result<Self, Problem> {
         let recordings = state.sessions.keepers().recordings().clone();
         let all = permit(state, requester, cluster, &Wanted::shells(ShellKind::Node)).await;
-        let (permit, reads_all) = match all {
-            Ok(permit) => (permit, true),
+        let (permit, extent) = match all {
+            Ok(permit) if requester.is_administrator(&state.directory.snapshot()) => {
+                (permit, Extent::Name)
+            }
+            Ok(permit) => (permit, Extent::Cluster),
             Err(problem) if problem.is_forbidden() => {
                 let own = Wanted::shells(ShellKind::Kubectl);
-                (permit(state, requester, cluster, &own).await?, false)
+                (permit(state, requester, cluster, &own).await?, Extent::Own)
             }
             Err(problem) => return Err(problem),
         };
         Ok(Self {
-            permit,
-            reads_all,
+            readable: Readable { permit, extent },
             recordings,
         })
-    }
-
-    fn may_read(&self, facts: &Facts) -> bool {
-        self.reads_all || facts.is_of(&self.permit.identity)
     }
 
     /// The recording of this id, where the requester may read it. Another one is one that there is not.
@@ -78,11 +109,11 @@ impl Reader {
         let id = id.parse();
         let id = id.map_err(|error: BadShellId| Problem::invalid(error.to_string()))?;
         let key = Key {
-            cluster: self.permit.cluster.clone(),
+            cluster: self.readable.permit.cluster.clone(),
             id,
         };
         let facts = self.recordings.facts(&key);
-        let facts = facts.filter(|facts| self.may_read(facts));
+        let facts = facts.filter(|facts| self.readable.includes(facts));
         facts.ok_or_else(|| Problem::not_found(KIND, key.id.as_str()))
     }
 }
@@ -91,16 +122,22 @@ async fn list(
     state: State,
     requester: Requester,
     Path(cluster): Path<String>,
+    chunk: Result<Query<Chunk>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Reader {
-        permit,
-        reads_all,
+        readable,
         recordings,
     } = Reader::new(&state, &requester, &cluster).await?;
-    let identity = permit.identity;
-    let fits = move |facts: &Facts| reads_all || facts.is_of(&identity);
-    let items = recordings.list(permit.cluster, fits).await;
-    Ok(Json(RecordingList { items }).into_response())
+    let Query(chunk) = chunk?;
+    let page = Page {
+        behind: chunk.behind(LIST)?,
+        limit: chunk.limit(),
+    };
+    let cluster = readable.permit.cluster.clone();
+    let fits = move |facts: &Facts| readable.includes(facts);
+    let (items, next) = recordings.list(cluster, fits, page).await;
+    let next = next.map(|behind| chunk::token(LIST, behind));
+    Ok(Json(RecordingList { items, next }).into_response())
 }
 
 async fn read(
@@ -111,10 +148,10 @@ async fn read(
     let reader = Reader::new(&state, &requester, &cluster).await?;
     let facts = reader.find(&id)?;
     let mut did = Did::to(KIND, facts.id.as_str()).subject(&facts.place);
-    if requester
-        .identity()
-        .is_none_or(|identity| !facts.is_of(identity))
-    {
+    let Permit {
+        identity, origin, ..
+    } = &reader.readable.permit;
+    if !facts.is_of(identity, origin) {
         did = did.recorded_user(&facts.user);
     }
     let sha256 = facts.finished.as_ref().map(|told| told.sha256.clone());
@@ -127,7 +164,7 @@ async fn read(
             "the recording's file cannot be read; the server's log says why",
         )
     })?;
-    let body = send(file, bytes, reader.permit.revocation);
+    let body = send(file, bytes, reader.readable.permit.revocation);
     let mut response = Response::new(axum::body::Body::new(body));
     response.extensions_mut().insert(Streamed);
     let mut headers = vec![
@@ -223,7 +260,7 @@ async fn remove(
     Path((cluster, id)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let reader = Reader::new(&state, &requester, &cluster).await?;
-    if !reader.reads_all {
+    if reader.readable.extent == Extent::Own {
         return Err(Problem::forbidden(
             "this needs the role admin on the cluster",
         ));
@@ -250,7 +287,9 @@ impl From<RecordingError> for Problem {
     fn from(error: RecordingError) -> Self {
         tracing::error!("a recording fails: {}", chain(&error));
         let status = match error {
-            RecordingError::Full(_) | RecordingError::NoRoom(_) => StatusCode::INSUFFICIENT_STORAGE,
+            RecordingError::Full(_) | RecordingError::NoRoom(_) | RecordingError::Share => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -136,6 +136,7 @@ impl Asking {
             cluster,
             revocation,
             identity,
+            ..
         } = self.permit;
         Keeping {
             identity,
@@ -233,15 +234,26 @@ async fn open(
         identity: &asking.identity,
         api: &asking.api,
         recordings: keepers.recordings(),
+        holder: asking.permit.origin.holder(asking.permit.identity.user()),
     };
     // First: nothing is opened that has to be recorded and cannot be.
     opening.check().await?;
     asking.begin(&state, &requester)?;
     let about = |opened: &Opened, recording| {
-        let (identity, agent) = (&asking.permit.identity, &opened.agent);
+        let Permit {
+            cluster,
+            identity,
+            origin,
+            ..
+        } = &asking.permit;
         let recorded = (&opened.view, recording);
-        let cluster = &asking.permit.cluster;
-        Facts::new(cluster, recorded, identity, &asking.place, agent)
+        Facts::new(
+            cluster,
+            recorded,
+            (identity, origin),
+            &asking.place,
+            &opened.agent,
+        )
     };
     let (opened, recorded) = match opening.open(wanted, about, &state.sessions).await {
         Ok(opened) => opened,

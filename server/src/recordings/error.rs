@@ -15,6 +15,10 @@ pub(crate) enum RecordingError {
     Io(#[source] io::Error),
     #[error("recordings that are being written fill the {0} bytes of --recordings-size")]
     NoRoom(u64),
+    #[error(
+        "recordings of this user that are being written fill the user's share of --recordings-size: end another shell first"
+    )]
+    Share,
     #[error("the recording has the {0} bytes of --recording-size")]
     TooLarge(u64),
     #[error("there is a recording of a shell of this id already")]
@@ -42,7 +46,7 @@ impl RecordingError {
     /// Why a shell ends that has to be recorded.
     pub(super) fn fault(&self) -> RecordingFault {
         match self {
-            Self::Full(_) | Self::NoRoom(_) => RecordingFault::Full,
+            Self::Full(_) | Self::NoRoom(_) | Self::Share => RecordingFault::Full,
             Self::TooLarge(_) => RecordingFault::TooLarge,
             _ => RecordingFault::Unwritable,
         }
@@ -50,6 +54,11 @@ impl RecordingError {
 
     /// May it pass by itself, or once there is room?
     pub(super) fn passes(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Io(_) | Self::NoRoom(_))
+        self.is_of_disk() || matches!(self, Self::NoRoom(_) | Self::Share)
+    }
+
+    /// Does it say that nothing can be recorded? Others are about one recording, or one user.
+    pub(super) fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Io(_))
     }
 }

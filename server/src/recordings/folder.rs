@@ -10,26 +10,29 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use underpass_api::RecordingState;
+use underpass_audit::AuditLog;
 use underpass_core::ClusterName;
 
 use super::error::RecordingError;
-use super::facts::{Facts, Finished, Key};
+use super::facts::{Facts, Finished, Key, ListPlace, Page};
 use super::file::hash;
+use super::shares::{Holder, Place, Room, Shares};
+use super::told::{self, Removal};
 use crate::limits;
 
 /// The folder, and what is in it.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    most: u64,
+    most: Room,
+    audit: AuditLog,
     index: Mutex<Index>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Index {
     all: BTreeMap<Key, Facts>,
-    /// Bytes of the recordings that are being written.
-    written: HashMap<Key, u64>,
+    shares: Shares,
     /// The last look at a file that is finished, and whether it had its hash.
     looks: HashMap<Key, (Look, bool)>,
 }
@@ -47,9 +50,13 @@ impl Folder {
     ///
     /// # Errors
     /// It cannot be made or read.
-    pub(super) fn open(path: PathBuf, most: u64) -> io::Result<Self> {
+    pub(super) fn open(path: PathBuf, most: Room, audit: AuditLog) -> io::Result<Self> {
         make(&path)?;
-        let mut index = Index::default();
+        let mut index = Index {
+            all: BTreeMap::new(),
+            shares: Shares::of(most),
+            looks: HashMap::new(),
+        };
         for cluster in fs::read_dir(&path)? {
             let cluster = cluster?;
             if !cluster.file_type()?.is_dir() {
@@ -68,6 +75,7 @@ impl Folder {
         Ok(Self {
             path,
             most,
+            audit,
             index: Mutex::new(index),
         })
     }
@@ -81,18 +89,19 @@ impl Folder {
         path_of(&self.path, key, "cast")
     }
 
-    /// Enters a recording that is about to be written.
+    /// Enters a recording that is about to be written. Finished ones make room.
     ///
     /// # Errors
-    /// It cannot be written, or there is one.
+    /// It cannot be written, there is one, or there is no room.
     pub(super) fn enter(&self, facts: &Facts) -> Result<(), RecordingError> {
         let key = facts.key();
         if self.index().all.contains_key(&key) {
             return Err(RecordingError::Exists);
         }
+        self.room_for(&facts.holder(), Room::one())?;
         self.write(facts)?;
         let mut index = self.index();
-        index.written.insert(key.clone(), 0);
+        index.shares.add(facts, 0);
         index.all.insert(key, facts.clone());
         Ok(())
     }
@@ -102,46 +111,75 @@ impl Folder {
     /// # Errors
     /// There is no room.
     pub(super) fn make_room(&self, key: &Key, bytes: u64, more: u64) -> Result<(), RecordingError> {
-        self.index().written.insert(key.clone(), bytes);
-        loop {
-            let oldest = {
-                let index = self.index();
-                if index.bytes().saturating_add(more) <= self.most {
-                    return Ok(());
-                }
-                index.oldest().cloned()
+        let holder = {
+            let mut index = self.index();
+            let Some(facts) = index.all.get(key).cloned() else {
+                return Ok(());
             };
-            match oldest {
-                Some(oldest) => self.remove(&oldest.key(), "to make room")?,
-                None => return Err(RecordingError::NoRoom(self.most)),
+            // The size of one that is finished is in its facts.
+            if facts.finished.is_none() {
+                index.shares.take(&facts);
+                index.shares.add(&facts, bytes);
+            }
+            facts.holder()
+        };
+        self.room_for(&holder, Room::bytes(more))
+    }
+
+    /// Can a user have a new recording? Nothing is removed for the answer.
+    ///
+    /// # Errors
+    /// There is no room for one.
+    pub(super) fn has_room(&self, holder: &Holder) -> Result<(), RecordingError> {
+        let place = self.index().shares.place(holder, Room::one());
+        match place {
+            Place::Free | Place::After(_) => Ok(()),
+            full => Err(self.no_room(&full)),
+        }
+    }
+
+    fn room_for(&self, holder: &Holder, wanted: Room) -> Result<(), RecordingError> {
+        loop {
+            let place = self.index().shares.place(holder, wanted);
+            match place {
+                Place::Free => return Ok(()),
+                Place::After(oldest) => {
+                    self.remove(&oldest, Removal::ForRoom)?;
+                }
+                full => return Err(self.no_room(&full)),
             }
         }
     }
 
-    /// Is there room for a new recording? The disk is asked.
+    fn no_room(&self, place: &Place) -> RecordingError {
+        match place {
+            Place::NotTheirs => RecordingError::Share,
+            _ => RecordingError::NoRoom(self.most.bytes),
+        }
+    }
+
+    /// Does the disk take something?
     pub(super) fn probe(&self) -> Result<(), RecordingError> {
         make(&self.path)?;
         let mut probe = tempfile::tempfile_in(&self.path)?;
         probe.write_all(&vec![0; limits::RECORDING_PROBE])?;
-        let index = self.index();
-        let written: u64 = index.written.values().sum();
-        match written < self.most {
-            true => Ok(()),
-            false => Err(RecordingError::NoRoom(self.most)),
-        }
+        Ok(())
     }
 
     /// Notes the end of a recording. Where that cannot be written yet, it counts nevertheless, until a restart.
     pub(super) fn finish(&self, key: &Key, finished: Finished) -> Result<(), RecordingError> {
         let facts = {
             let mut index = self.index();
-            index.written.remove(key);
-            let Some(facts) = index.all.get_mut(key) else {
+            let Some(mut facts) = index.all.get(key).cloned() else {
                 return Ok(());
             };
+            index.shares.take(&facts);
+            let bytes = finished.bytes;
             facts.finished = Some(finished);
             facts.identity = String::new();
-            facts.clone()
+            index.shares.add(&facts, bytes);
+            index.all.insert(key.clone(), facts.clone());
+            facts
         };
         self.write(&facts)
     }
@@ -152,31 +190,49 @@ impl Folder {
             tracing::warn!(id = %key.id, "the facts about a recording that there is not stay: {error}");
         }
         let mut index = self.index();
-        index.all.remove(key);
-        index.written.remove(key);
+        if let Some(facts) = index.all.remove(key) {
+            index.shares.take(&facts);
+        }
     }
 
-    /// Removes a recording that is finished.
+    /// Removes a recording that is finished. The audit log has it, where no request in the log has asked for it.
     ///
     /// # Errors
     /// Its files stay.
-    pub(super) fn remove(&self, key: &Key, why: &str) -> io::Result<()> {
+    pub(super) fn remove(&self, key: &Key, why: Removal) -> io::Result<()> {
         // First the recording: a restart in between finds that it is gone.
         gone(fs::remove_file(self.cast(key)))?;
         gone(fs::remove_file(path_of(&self.path, key, "json")))?;
-        let mut index = self.index();
-        index.all.remove(key);
-        index.looks.remove(key);
-        drop(index);
+        let removed = {
+            let mut index = self.index();
+            index.looks.remove(key);
+            let removed = index.all.remove(key);
+            if let Some(facts) = &removed {
+                index.shares.take(facts);
+            }
+            removed
+        };
+        // Another one may have removed it meanwhile, and has said so.
+        let Some(facts) = removed else {
+            return Ok(());
+        };
+        let how = why.as_str();
         metrics::counter!("underpass_recordings_removed_total").increment(1);
-        tracing::info!(cluster = %key.cluster, id = %key.id, "a recording is removed {why}");
+        tracing::info!(cluster = %key.cluster, id = %key.id, "a recording is removed {how}");
+        if why != Removal::Asked {
+            told::removed(&self.audit, &facts, why);
+        }
         Ok(())
     }
 
     /// Removes the recordings that were kept for long enough, the oldest first. None that is being written is removed.
     pub(super) fn prune(&self, keep: Duration, now: OffsetDateTime) {
         loop {
-            let oldest = self.index().oldest().cloned();
+            let oldest = {
+                let index = self.index();
+                let oldest = index.shares.oldest();
+                oldest.and_then(|key| index.all.get(key)).cloned()
+            };
             let Some(oldest) = oldest else {
                 return;
             };
@@ -184,7 +240,7 @@ impl Folder {
             if ended.is_none_or(|ended| now - ended <= keep) {
                 return;
             }
-            if let Err(error) = self.remove(&oldest.key(), "at the end of its time") {
+            if let Err(error) = self.remove(&oldest.key(), Removal::OfAge) {
                 tracing::error!("a recording cannot be removed: {error}");
                 return;
             }
@@ -206,13 +262,38 @@ impl Folder {
             .collect()
     }
 
-    /// Bytes of all recordings.
-    pub(super) fn bytes(&self) -> u64 {
-        self.index().bytes()
+    /// A page of those that fit, and the place of its last one where there are more.
+    pub(super) fn page(
+        &self,
+        fits: impl Fn(&Facts) -> bool,
+        page: &Page,
+    ) -> (Vec<Facts>, Option<ListPlace>) {
+        let index = self.index();
+        let fitting = index.all.values().filter(|facts| fits(facts));
+        let placed = fitting.map(|facts| (facts.place_in_lists(), facts));
+        let is_behind = |place: &ListPlace| page.behind.as_ref().is_none_or(|last| place > last);
+        let mut placed: Vec<_> = placed.filter(|(place, _)| is_behind(place)).collect();
+        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let is_all = placed.len() <= page.limit;
+        placed.truncate(page.limit);
+        let last = placed.last().filter(|_| !is_all);
+        let last = last.map(|(place, _)| place.clone());
+        (
+            placed.into_iter().map(|(_, facts)| facts.clone()).collect(),
+            last,
+        )
     }
 
+    /// Bytes of all recordings, in whole blocks of a disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.index().shares.bytes()
+    }
+
+    /// The number of those that are being written.
     pub(super) fn written(&self) -> usize {
-        self.index().written.len()
+        let index = self.index();
+        let written = index.all.values().filter(|facts| facts.finished.is_none());
+        written.count()
     }
 
     /// Whether a finished recording's file is as it was. Where it was not looked at since it last changed, it is read, within a budget of
@@ -269,26 +350,14 @@ impl Index {
             tracing::warn!(path = %file.display(), "the facts about a recording cannot be read");
             return;
         };
-        if facts.finished.is_none() {
-            self.written.insert(facts.key(), 0);
-        }
+        let bytes = match &facts.finished {
+            Some(finished) => finished.bytes,
+            // Its recorder reads it again.
+            None => fs::symlink_metadata(path_of(folder, &facts.key(), "cast"))
+                .map_or(0, |found| found.len()),
+        };
+        self.shares.add(&facts, bytes);
         self.all.insert(facts.key(), facts);
-    }
-
-    fn bytes(&self) -> u64 {
-        let finished = self
-            .all
-            .values()
-            .filter_map(|facts| facts.finished.as_ref());
-        let finished = finished.map(|finished| finished.bytes);
-        let written = self.written.values().copied();
-        finished.chain(written).fold(0, u64::saturating_add)
-    }
-
-    /// The one that ended first.
-    fn oldest(&self) -> Option<&Facts> {
-        let finished = self.all.values().filter(|facts| facts.finished.is_some());
-        finished.min_by_key(|facts| facts.finished.as_ref().map(|finished| finished.at))
     }
 }
 

@@ -8,7 +8,10 @@ mod facts;
 mod file;
 mod folder;
 mod options;
+mod origin;
+mod outdated;
 mod recorder;
+mod shares;
 mod text;
 mod told;
 mod unwritten;
@@ -28,12 +31,16 @@ use underpass_core::ClusterName;
 
 pub(crate) use self::error::RecordingError;
 use self::facts::Progress;
-pub(crate) use self::facts::{Facts, Finished, Key};
+pub(crate) use self::facts::{Facts, Finished, Key, ListPlace, Page};
 use self::file::CastFile;
 use self::folder::Folder;
 pub(crate) use self::options::Options;
 pub use self::options::{Record, RecordingsConfig};
+pub(crate) use self::origin::Origin;
 use self::recorder::Recorder;
+pub(crate) use self::shares::Holder;
+use self::shares::Room;
+use self::told::Removal;
 use crate::api::Sessions;
 use crate::limits;
 use crate::occasional::Occasional;
@@ -80,8 +87,12 @@ impl Recordings {
         audit: AuditLog,
     ) -> io::Result<Self> {
         let path = config.dir.clone().unwrap_or_else(|| data(NAME));
+        let most = Room {
+            bytes: config.most_bytes,
+            number: limits::RECORDINGS,
+        };
         Ok(Self(Some(Arc::new(Shared {
-            folder: Folder::open(path, config.most_bytes)?,
+            folder: Folder::open(path, most, audit.clone())?,
             config,
             audit,
             active: Mutex::default(),
@@ -105,15 +116,16 @@ impl Recordings {
         })
     }
 
-    /// Can a new recording begin?
+    /// Can a new recording of this user's begin?
     ///
     /// # Errors
     /// Why not.
-    pub(crate) async fn ready(&self) -> Result<(), RecordingError> {
-        match self.0.clone() {
-            Some(shared) => shared.probe().await,
-            None => Ok(()),
-        }
+    pub(crate) async fn ready(&self, holder: &Holder) -> Result<(), RecordingError> {
+        let Some(shared) = self.0.clone() else {
+            return Ok(());
+        };
+        Arc::clone(&shared).probe().await?;
+        shared.folder.has_room(holder)
     }
 
     /// Begins the recording of a shell that was just opened. Its file is there from here on.
@@ -202,23 +214,23 @@ impl Recordings {
         }
     }
 
-    /// The cluster's recordings that fit, the newest first.
+    /// A page of the cluster's recordings that fit, and the place of its last one where there are more.
     pub(crate) async fn list(
         &self,
         cluster: ClusterName,
         fits: impl Fn(&Facts) -> bool + Send + 'static,
-    ) -> Vec<RecordingView> {
+        page: Page,
+    ) -> (Vec<RecordingView>, Option<ListPlace>) {
         let Some(shared) = self.0.clone() else {
-            return Vec::new();
+            return Default::default();
         };
         let listing = blocking(move || {
             let of_cluster = folder::of(&cluster);
-            let mut all = shared.folder.all(|facts| of_cluster(facts) && fits(facts));
-            all.sort_by_key(|facts| std::cmp::Reverse(facts.created));
-            all.truncate(limits::RECORDING_LIST);
+            let fits = |facts: &Facts| of_cluster(facts) && fits(facts);
+            let (listed, last) = shared.folder.page(fits, &page);
             let mut budget = limits::RECORDINGS_HASHED;
-            let views = all.iter().map(|facts| shared.view(facts, &mut budget));
-            Ok(views.collect())
+            let views = listed.iter().map(|facts| shared.view(facts, &mut budget));
+            Ok((views.collect(), last))
         });
         listing.await.unwrap_or_default()
     }
@@ -259,7 +271,7 @@ impl Recordings {
             return Ok(false);
         }
         blocking(move || {
-            shared.folder.remove(&key, "by an administrator")?;
+            shared.folder.remove(&key, Removal::Asked)?;
             Ok(true)
         })
         .await
@@ -307,8 +319,7 @@ impl Shared {
 
     /// Notes whether a write has failed.
     fn note(&self, error: Option<&RecordingError>) {
-        // Others are about one recording.
-        if error.is_some_and(|error| !error.passes()) {
+        if error.is_some_and(|error| !error.is_of_disk()) {
             return;
         }
         let failed = error.is_some();
@@ -367,3 +378,6 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(what).await;
     done.unwrap_or_else(|gone| Err(RecordingError::Io(io::Error::other(gone))))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,8 @@ pub struct RecordingsConfig {
     pub dir: Option<PathBuf>,
     /// How long a recording is kept behind its end.
     pub keep: Duration,
-    /// Bytes of all recordings. The oldest go.
+    /// Bytes of all recordings, in blocks of 4 KiB. To make room, the oldest go of the user with the most above an equal share; those of one
+    /// user that are being written take half at the most of what those of others leave.
     pub most_bytes: u64,
     /// Bytes of one recording.
     pub most_bytes_of_one: u64,
@@ -77,8 +78,9 @@ pub(crate) struct Options {
     /// Time to keep a recording behind its end
     #[arg(long, env = "UNDERPASS_RECORDINGS_KEEP", default_value = "30d", value_name = "TIME", value_parser = humantime::parse_duration)]
     recordings_keep: Duration,
-    /// Size of all recordings, in MiB: the oldest are removed to make room
-    #[arg(long, env = "UNDERPASS_RECORDINGS_SIZE", default_value = "10240", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Size of all recordings, in MiB, 4 at the least, in blocks of 4 KiB: to make room, the oldest of the user with the most are removed. There are
+    /// 100,000 at the most
+    #[arg(long, env = "UNDERPASS_RECORDINGS_SIZE", default_value = "10240", value_name = "MIB", value_parser = clap::value_parser!(u64).range(4..))]
     recordings_size: u64,
     /// Size of one recording, in MiB: it stops there, and with --record required its shell ends
     #[arg(long, env = "UNDERPASS_RECORDING_SIZE", default_value = "256", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_bound_that_keeps_nothing_is_refused() {
         for args in [
-            ["--recordings-size", "0"],
+            ["--recordings-size", "3"],
             ["--recording-size", "0"],
             ["--record-wait", "0s"],
             ["--record-wait", "2h"],

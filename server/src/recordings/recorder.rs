@@ -204,7 +204,8 @@ impl Recorder {
             (file.had(), file.progress())
         };
         self.active.progress.send_replace(progress);
-        say(answer, RecorderWord { had, end: None }).await
+        let end = self.shared.fault_of(&self.facts);
+        say(answer, RecorderWord { had, end }).await
     }
 
     fn is_unsettled(&self) -> bool {

@@ -11,6 +11,28 @@ use super::facts::{Facts, Finished};
 
 type Detail = (Cow<'static, str>, String);
 
+/// Why a recording is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removal {
+    /// An administrator has asked for it, whose request is in the audit log.
+    Asked,
+    /// Others need its room.
+    ForRoom,
+    /// It was kept for long enough.
+    OfAge,
+}
+
+impl Removal {
+    /// As logs have it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "by an administrator",
+            Self::ForRoom => "to make room",
+            Self::OfAge => "at the end of its time",
+        }
+    }
+}
+
 impl Finished {
     /// For the audit log.
     pub(crate) fn details(&self) -> Vec<Detail> {
@@ -39,6 +61,16 @@ pub(super) fn stopped(audit: &AuditLog, facts: &Facts, why: &RecordingError) {
     let outcome = format!("not recorded from here on: {why}");
     let details = vec![("underpass.dev/outcome".into(), outcome)];
     tell(audit, facts, &Method::PATCH, details);
+}
+
+/// Writes the event of a recording that is removed by itself.
+pub(super) fn removed(audit: &AuditLog, facts: &Facts, why: Removal) {
+    let mut details = vec![(
+        "underpass.dev/outcome".into(),
+        format!("removed {}", why.as_str()),
+    )];
+    details.extend(facts.finished.iter().flat_map(Finished::details));
+    tell(audit, facts, &Method::DELETE, details);
 }
 
 fn tell(audit: &AuditLog, facts: &Facts, method: &Method, about: Vec<Detail>) {

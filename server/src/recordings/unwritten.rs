@@ -57,7 +57,8 @@ impl Recorder {
         if !std::mem::replace(&mut self.unwritten.is_told, true) {
             self.tell_stopped(why).await;
         }
-        let required = self.facts.recording.required;
+        let outdated = self.shared.fault_of(&self.facts);
+        let required = self.facts.recording.required || outdated.is_some();
         let had = match &self.file {
             Some(file) => lock(file).had(),
             None => RecordingPlace::default(),

@@ -111,8 +111,21 @@ impl Keepers {
             match agents.open(kind, &identity, &question).await {
                 Ok(opened) => {
                     let recordings = &kept.keepers.recordings;
-                    let recording = recordings.ending(&keeping.key(&opened.view));
-                    keeping.until_ended(opened, recording).await;
+                    let key = keeping.key(&opened.view);
+                    let recording = recordings.ending(&key);
+                    let (view, agent) = (opened.view.clone(), opened.agent.clone());
+                    let sessions = Arc::clone(&keeping.sessions);
+                    let outdated = async {
+                        if recordings.is_outdated(&key, &view) {
+                            let shell = (&view, &*agent);
+                            recordings.end_outdated(shell, &identity, &sessions).await;
+                        }
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        () = keeping.until_ended(opened, recording) => {}
+                        () = outdated => {}
+                    }
                 }
                 // Its viewers end with their permission all the same, and it by itself some time later.
                 Err(error) => tracing::warn!(id = %kept.id, "a shell is not kept: {error}"),

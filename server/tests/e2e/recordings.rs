@@ -175,6 +175,9 @@ async fn a_recording_replays_the_bytes_and_is_found_when_it_is_changed(transport
     let output = [&play[..], &["--output", copy.to_str().unwrap()]].concat();
     let (done, said) = underpass(&site, &alice, &output).await;
     assert!(done, "{said}");
+    let (done, said) = underpass(&site, &alice, &output).await;
+    assert!(!done && said.contains("is not overwritten"), "{said}");
+    let output = [&output[..], &["--force"]].concat();
     assert_eq!(fs::read(&copy).unwrap(), bytes);
 
     // Another user reads it as an administrator alone, and the log says whose it is.
@@ -416,4 +419,45 @@ async fn rule_15_a_recording_that_is_full_says_where_it_ends_and_its_shell_goes_
         "its program ended, exit status 3"
     );
     assert!(recorded.missing > 900_000, "{}", recorded.missing);
+}
+
+async fn restart(site: &Site, record: &'static str) {
+    site.deployment
+        .blocking(move |underpass| {
+            underpass.kill_server().unwrap();
+            underpass
+                .restart_server_with(&["--record", record])
+                .unwrap();
+        })
+        .await;
+    site.connected().await;
+}
+
+#[tokio::test]
+async fn rule_15_a_shell_that_was_opened_before_recordings_were_required_ends_and_says_so() {
+    let site = Site::new(Transport::Quic, shells::POLICY).await;
+    let alice = site.user("alice", "admin");
+    let unrecorded = shell(&site, &alice, &["--kind", "node"]);
+    unrecorded.shows("$ ").await;
+    restart(&site, "on").await;
+    let mut recorded = shell(&site, &alice, &["--kind", "node"]);
+    recorded.shows("$ ").await;
+    let id = first_listed(&site, &alice).await;
+    recorded.press("echo fir\"\"st\r");
+    recorded.shows("first").await;
+    restart(&site, "required").await;
+    for viewer in [unrecorded, recorded] {
+        let (status, said) = viewer.ended().await;
+        assert_eq!(status, Some(129), "{said}");
+        assert!(said.contains("it was opened before"), "{said}");
+    }
+    // The recording of the one that had one is whole.
+    let end = told(&site, &id, "underpass.dev/recording-sha256").await;
+    assert_eq!(end["underpass.dev/recording-missing"], Value::Null);
+    let output = String::from_utf8(Recorded::read(&cast(&site, &id)).output).unwrap();
+    assert!(output.contains("first"), "{output}");
+    let mut third = shell(&site, &alice, &["--kind", "node"]);
+    third.shows("$ ").await;
+    third.press("exit\r");
+    assert_eq!(third.ended().await.0, Some(0));
 }

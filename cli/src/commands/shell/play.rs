@@ -1,17 +1,17 @@
 //! `underpass shell play`
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest::{Context as Hashing, SHA256};
+use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep_until};
 use underpass_api::{CastData, CastEvent, CastHeader, CastReader};
-use underpass_terminal::{Terminal, obey, say};
+use underpass_terminal::{Tame, Terminal, obey, say};
 
 use super::recordings;
 use crate::args::{Play, Which};
@@ -32,18 +32,55 @@ pub(super) async fn run(which: &Which, options: &Play) -> Result<()> {
         file.rewind()?;
         return play(BufReader::new(file), options, &terminal).await;
     };
-    let mut file = create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    download(which, options, &mut file).await?;
-    file.sync_all()?;
+    let mut copy = Copy::prepare(path, options.force)?;
+    download(which, options, copy.file.as_file_mut()).await?;
+    copy.keep()?;
     say!("The recording is in {}.", path.display());
     Ok(())
 }
 
-/// A recording shows what its user saw: it is for the owner of the file alone.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)
+/// A file that a recording is written to, for the owner of the file alone: a recording shows what its user saw. It appears once it is whole.
+struct Copy<'a> {
+    path: &'a Path,
+    replaces: bool,
+    file: NamedTempFile,
+}
+
+impl<'a> Copy<'a> {
+    fn prepare(path: &'a Path, force: bool) -> Result<Self> {
+        let shown = path.display();
+        match path.symlink_metadata() {
+            Ok(_) if !force => {
+                bail!("{shown} exists, and is not overwritten: name another file, or add --force")
+            }
+            Ok(found) if !found.is_file() => {
+                bail!("{shown} is no regular file, and is not replaced: name another one")
+            }
+            _ => {}
+        }
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        // Temporary files are made readable by their owner only.
+        let file = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
+        Ok(Self {
+            path,
+            replaces: force,
+            file: file.with_context(|| format!("cannot write {shown}"))?,
+        })
+    }
+
+    /// The file appears. A link that came in its place meanwhile is not followed.
+    fn keep(self) -> Result<()> {
+        let shown = format!("cannot write {}", self.path.display());
+        self.file.as_file().sync_all().context(shown.clone())?;
+        let kept = match self.replaces {
+            true => self.file.persist(self.path),
+            false => self.file.persist_noclobber(self.path),
+        };
+        kept.map_err(|error| error.error).context(shown)?;
+        Ok(())
+    }
 }
 
 /// Writes the recording to a file, and says where it is not as it was when it was finished.
@@ -90,6 +127,8 @@ async fn play(from: impl io::BufRead, options: &Play, terminal: &Terminal) -> Re
         .context("the terminal does not give every key")?;
     let mut keyboard = Keyboard::new().context("the keyboard cannot be read")?;
     let (mut reader, mut clock) = (CastReader::default(), Clock::new(options));
+    // It may be another user's.
+    let mut tame = Tame::default();
     for line in lines {
         let event: CastEvent = line?.parse()?;
         let Some((event, bytes)) = reader.read(event) else {
@@ -102,7 +141,8 @@ async fn play(from: impl io::BufRead, options: &Play, terminal: &Terminal) -> Re
         if is_ended(due, &mut keyboard).await {
             return Ok(());
         }
-        let shown = tokio::task::spawn_blocking(move || obey(&bytes)).await;
+        let drawn = tame.pass(&bytes);
+        let shown = tokio::task::spawn_blocking(move || obey(&drawn)).await;
         shown.unwrap_or_else(|gone| Err(io::Error::other(gone)))?;
     }
     Ok(())
@@ -157,6 +197,9 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
 
     fn clock(speed: f64, max_wait: Option<Duration>) -> Clock {
@@ -166,6 +209,7 @@ mod tests {
             speed,
             max_wait,
             output: None,
+            force: false,
         })
     }
 
@@ -185,5 +229,41 @@ mod tests {
             assert_eq!(due, expected.map(ms), "{speed} {max_wait:?}");
         }
         clock(0.01, None).due(u64::MAX);
+    }
+
+    fn copy(path: &Path, force: bool, text: &str) -> Result<()> {
+        let mut copy = Copy::prepare(path, force)?;
+        copy.file.write_all(text.as_bytes())?;
+        copy.keep()
+    }
+
+    #[test]
+    fn rule_9_a_recordings_file_is_its_owners_and_takes_no_others_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shell.cast");
+        copy(&path, false, "one").unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(), 0o600);
+        let error = copy(&path, false, "two").unwrap_err().to_string();
+        assert!(error.contains("--force"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        copy(&path, true, "two").unwrap();
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap(), mode()),
+            ("two".to_owned(), 0o600)
+        );
+        // Nor a link's, and not the place that it leads to.
+        let link = folder.path().join("link");
+        symlink(&path, &link).unwrap();
+        for force in [false, true] {
+            copy(&link, force, "three").unwrap_err();
+        }
+        let mut begun = Copy::prepare(&folder.path().join("new"), false).unwrap();
+        begun.file.write_all(b"four").unwrap();
+        symlink(&path, folder.path().join("new")).unwrap();
+        begun.keep().unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use underpass_api::RecordingView;
 use underpass_api::client::Match;
-use underpass_api::{RecordingList, RecordingView};
 use underpass_core::{ClusterName, ShellId};
 use underpass_terminal::say;
 
@@ -16,8 +16,8 @@ pub(super) fn path(cluster: &ClusterName) -> String {
 }
 
 pub(super) async fn list(which: &Which, cluster: &ClusterName) -> Result<()> {
-    let list: RecordingList = which.client().await?.get(&path(cluster)).await?;
-    let rows = list.items.iter().map(row);
+    let list: Vec<RecordingView> = which.client().await?.list_on(&path(cluster)).await?;
+    let rows = list.iter().map(row);
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let header = [
         "ID", "USER", "AT", "KIND", "BEGAN", "DURATION", "BYTES", "MISSING", "END", "STATE",
@@ -47,7 +47,7 @@ fn row(view: &RecordingView) -> Result<Vec<String>> {
         view.user.clone(),
         view.place.clone(),
         view.kind.to_string(),
-        timestamp(view.created)?,
+        timestamp(view.begun)?,
         humantime::format_duration(lasted).to_string(),
         view.bytes.to_string(),
         view.missing.to_string(),

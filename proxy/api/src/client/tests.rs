@@ -128,6 +128,30 @@ async fn a_list_is_all_of_its_pages() {
 }
 
 #[tokio::test]
+async fn a_list_goes_on_with_each_token() {
+    let stub = Stub::new([
+        ("GET /v1/x", 200, json!({"items": ["a"], "continue": "t=1"})),
+        (
+            "GET /v1/x?continue=t%3D1",
+            200,
+            json!({"items": ["b"], "continue": "t2"}),
+        ),
+        ("GET /v1/x?continue=t2", 200, json!({"items": ["c"]})),
+        ("GET /v1/y", 200, json!({"items": ["a"], "continue": "t"})),
+        (
+            "GET /v1/y?continue=t",
+            200,
+            json!({"items": ["a"], "continue": "t"}),
+        ),
+    ]);
+    let (client, _folder) = stub.at_socket();
+    let all: Vec<String> = client.list_on("/v1/x").await.unwrap();
+    assert_eq!(all, ["a", "b", "c"]);
+    let error = client.list_on::<String>("/v1/y").await.unwrap_err();
+    assert!(matches!(error, ClientError::Endless), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_change_says_what_it_expects() {
     let stub = Stub::new([
         ("PUT /v1/groups/a", 200, json!("put")),

@@ -2,6 +2,7 @@
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
 use underpass_api::CastHeader;
+use underpass_directory::{Cluster, Expect, User};
 use underpass_tunnel::{ResetCode, Session};
 
 use super::audited::Kept;
@@ -127,20 +128,15 @@ async fn rule_15_nothing_is_opened_whose_recording_cannot_begin() {
     assert_eq!(std::fs::read_to_string(&cast).unwrap(), "another");
 }
 
-#[tokio::test]
-async fn rule_8_a_recording_is_its_users_and_the_administrators() {
-    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
-    let audit = kept.audit_log();
-    let required = recordings(&folder, Record::Required, &audit);
-    let (world, agent) = recorded(audit, required).await;
-    let alice = alice(&world, "shell").await;
+/// Opens a shell that prints `hi` and ends, with its recording. Gives the target, the user and the question of the recorder.
+async fn record(world: &World, agent: &Session, who: &Requester) -> (String, String, Value) {
     let wanted = json!({});
-    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let opening = world.ask(who, Method::POST, ALL, &wanted, &[]);
     let end = json!({"exit": {"status": 3}, "cause": "its program ended", "byItself": true});
     let asked = async {
-        let mut keeper = Asked::of(&agent).await;
+        let mut keeper = Asked::of(agent).await;
         keeper.answer(&[shell(ID, json!({}))]).await;
-        let mut recorder = Asked::of(&agent).await;
+        let mut recorder = Asked::of(agent).await;
         let begun = json!({"begun": {"at": {"output": 0, "input": 0}, "ms": 0}});
         let output = json!({"output": {"ms": 7, "data": "aGk="}});
         recorder.answer(&[begun, output]).await;
@@ -157,8 +153,28 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
         let _ = keeper.stream.read_to_end(&mut rest).await;
         (recorder.target, recorder.user, recorder.question)
     };
-    let (answer, (target, user, question)) = tokio::join!(opening, asked);
+    let (answer, asked) = tokio::join!(opening, asked);
     answer.expect(201);
+    asked
+}
+
+/// The recordings that someone sees, and the status of reading the one of the shell [`ID`].
+async fn seen(world: &World, who: &Requester) -> (Vec<Value>, StatusCode) {
+    let answer = world.ask(who, Method::GET, RECORDINGS, &Value::Null, &[]);
+    let list = answer.await.expect(200);
+    let items = list["items"].as_array().unwrap().clone();
+    let read = raw(world, who, &format!("{RECORDINGS}/{ID}")).await;
+    (items, read.0)
+}
+
+#[tokio::test]
+async fn rule_8_a_recording_is_its_users_and_the_administrators() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let alice = alice(&world, "shell").await;
+    let (target, user, question) = record(&world, &agent, &alice).await;
     assert_eq!((target.as_str(), user.as_str()), ("shell", "alice"));
     let expected = json!({"record": {"id": ID, "had": {"output": 0, "input": 0}}});
     assert_eq!(question, expected);
@@ -216,5 +232,99 @@ async fn rule_8_a_recording_is_its_users_and_the_administrators() {
     for bad in ["x", "..%2F..%2Fca.key", "0123456789ABCDEF0123456789abcdef"] {
         let path = format!("{RECORDINGS}/{bad}");
         assert_eq!(raw(&world, &carol, &path).await.0, 422, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn rule_8_a_recording_is_not_of_another_user_or_cluster_of_the_same_name() {
+    let (folder, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+    let audit = kept.audit_log();
+    let required = recordings(&folder, Record::Required, &audit);
+    let (world, agent) = recorded(audit, required).await;
+    let first = alice(&world, "shell").await;
+    record(&world, &agent, &first).await;
+    kept.with("underpass.dev/recording-sha256").await;
+    let (items, read) = seen(&world, &first).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
+
+    let remove = |draft: &mut Draft| draft.remove::<User>("alice", Expect::Present);
+    world.directory.change(remove).await.unwrap();
+    let second = alice(&world, "shell").await;
+    let (items, read) = seen(&world, &second).await;
+    assert_eq!((items.len(), read.as_u16()), (0, 404));
+    let rights = json!({"clusters": ["prod"], "role": "admin"});
+    let bob = world.user("bob", rights.clone()).await;
+    let (items, read) = seen(&world, &bob).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
+
+    let anew = |draft: &mut Draft| {
+        draft.remove::<Cluster>("prod", Expect::Present)?;
+        let cluster = Cluster::new(draft.now());
+        draft.put("prod", cluster, Expect::Absent)
+    };
+    world.directory.change(anew).await.unwrap();
+    let carol = world.user("carol", rights).await;
+    let (items, read) = seen(&world, &carol).await;
+    assert_eq!((items.len(), read.as_u16()), (0, 404));
+    let path = format!("{RECORDINGS}/{ID}");
+    let removing = world.ask(&carol, Method::DELETE, &path, &Value::Null, &[]);
+    removing.await.expect(404);
+    let everything = json!({"allClusters": true, "role": "admin"});
+    let dora = world.user("dora", everything).await;
+    let (items, read) = seen(&world, &dora).await;
+    assert_eq!((items.len(), read.as_u16()), (1, 200));
+}
+
+/// Puts the facts of recordings into a folder, of which each began a second before the next by the server's clock, and after it by the
+/// agent's.
+fn put_facts(folder: &tempfile::TempDir, ids: &[String]) {
+    let path = folder.path().join("recordings/prod");
+    std::fs::create_dir_all(&path).unwrap();
+    for (at, id) in ids.iter().enumerate() {
+        let facts = json!({
+            "cluster": "prod", "id": id, "kind": "kubectl", "user": "alice", "place": "cluster:prod", "agent": "node",
+            "created": format!("2026-01-01T00:00:{:02}Z", 59 - at), "begun": format!("2026-01-01T00:00:{at:02}Z"),
+            "recording": {"required": true},
+            "finished": {"at": "2026-01-01T00:01:00Z", "bytes": 0, "milliseconds": 0, "sha256": "", "missing": 0},
+        });
+        std::fs::write(path.join(format!("{id}.json")), facts.to_string()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn recordings_are_listed_in_pages_by_the_servers_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<_> = (0..7).map(|at| format!("{:032x}", at * 7 % 11)).collect();
+    put_facts(&folder, &ids);
+    let audit = AuditLog::default();
+    let on = recordings(&folder, Record::On, &audit);
+    let (world, _agent) = recorded(audit, on).await;
+    let root = Requester::Operator;
+    let (mut listed, mut token) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{RECORDINGS}?limit=2&continue={token}");
+        let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
+        let page = asking.await.expect(200);
+        let items = page["items"].as_array().unwrap();
+        assert!((1..=2).contains(&items.len()), "{page}");
+        let of_page = items.iter().map(|item| item["id"].as_str().unwrap());
+        listed.extend(of_page.map(str::to_owned));
+        let Some(next) = page["continue"].as_str() else {
+            break;
+        };
+        token = next.to_owned();
+        // The place in the list is there without its entry.
+        let last = format!("{RECORDINGS}/{}", listed.last().unwrap());
+        let removing = world.ask(&root, Method::DELETE, &last, &Value::Null, &[]);
+        removing.await.expect(204);
+    }
+    let newest_first: Vec<_> = ids.iter().rev().cloned().collect();
+    assert_eq!(listed, newest_first);
+    for broken in ["x", "e30", "%00", &token[1..]] {
+        let path = format!("{RECORDINGS}?continue={broken}");
+        let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
+        let problem = asking.await.expect(400);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("continue"), "{detail}");
     }
 }

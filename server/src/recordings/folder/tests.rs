@@ -1,11 +1,47 @@
 //! The folder of recordings.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
 use underpass_api::ShellRecording;
-use underpass_core::{ShellId, ShellKind};
+use underpass_audit::{Backend, BackendConfig, Policy, Sink};
+use underpass_core::{BoxError, ShellId, ShellKind};
 
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+const BLOCK: usize = 4096;
+
+/// A folder with room for ten blocks, of which each recording's facts take one.
+fn open(path: PathBuf) -> Folder {
+    open_audited(path, AuditLog::default())
+}
+
+fn open_audited(path: PathBuf, audit: AuditLog) -> Folder {
+    let most = Room {
+        bytes: 10 * BLOCK as u64,
+        number: 100,
+    };
+    Folder::open(path, most, audit).unwrap()
+}
+
+/// An audit log in memory.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<Value>>>);
+
+#[async_trait]
+impl Sink for Kept {
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+        let events = events
+            .iter()
+            .map(|event| serde_json::from_slice(event).unwrap());
+        self.0.lock().unwrap().extend(events);
+        Ok(())
+    }
+}
 
 fn facts(cluster: &str) -> Facts {
     Facts {
@@ -14,9 +50,11 @@ fn facts(cluster: &str) -> Facts {
         kind: ShellKind::Kubectl,
         user: "alice".to_owned(),
         uid: None,
+        origin: None,
         place: format!("cluster:{cluster}"),
         agent: "a1".to_owned(),
         created: OffsetDateTime::UNIX_EPOCH,
+        begun: None,
         recording: ShellRecording {
             required: true,
             input: false,
@@ -57,50 +95,100 @@ fn ids(folder: &Folder) -> Vec<ShellId> {
 #[test]
 fn what_was_kept_for_long_enough_goes_and_nothing_that_is_being_written() {
     let parent = tempfile::tempdir().unwrap();
-    let folder = Folder::open(parent.path().join("recordings"), 1000).unwrap();
-    let open = facts("edge");
-    folder.enter(&open).unwrap();
+    let folder = open(parent.path().join("recordings"));
+    let written = facts("edge");
+    folder.enter(&written).unwrap();
     let old = record(&folder, 1, 10);
     let young = record(&folder, 5, 10);
     let now = OffsetDateTime::UNIX_EPOCH + HOUR * 6;
     folder.prune(HOUR * 2, now);
-    let mut kept = [open.id.clone(), young.id.clone()];
+    let mut kept = [written.id.clone(), young.id.clone()];
     kept.sort();
     assert_eq!(ids(&folder), kept);
     assert!(!folder.cast(&old.key()).exists());
     // After a restart as well.
-    let again = Folder::open(parent.path().join("recordings"), 1000).unwrap();
+    let again = open(parent.path().join("recordings"));
     assert_eq!(ids(&again), kept);
     assert_eq!(again.written(), 1);
     folder.prune(HOUR, now + HOUR * 1000);
-    assert_eq!(ids(&folder), [open.id]);
+    assert_eq!(ids(&folder), [written.id]);
 }
 
 #[test]
 fn the_oldest_make_room_and_those_that_are_being_written_never() {
     let parent = tempfile::tempdir().unwrap();
-    let folder = Folder::open(parent.path().join("recordings"), 1000).unwrap();
-    let open = facts("edge");
-    folder.enter(&open).unwrap();
-    let second = record(&folder, 2, 300);
-    let first = record(&folder, 1, 300);
-    folder.make_room(&open.key(), 100, 300).unwrap();
-    assert_eq!(folder.bytes(), 700);
-    folder.make_room(&open.key(), 300, 300).unwrap();
+    let folder = open(parent.path().join("recordings"));
+    let written = facts("edge");
+    folder.enter(&written).unwrap();
+    let second = record(&folder, 2, 3 * BLOCK);
+    let first = record(&folder, 1, 3 * BLOCK);
+    folder.make_room(&written.key(), 1, 0).unwrap();
+    assert_eq!(folder.bytes(), 10 * BLOCK as u64);
+    folder.make_room(&written.key(), 1, 1).unwrap();
+    assert_eq!(folder.bytes(), 6 * BLOCK as u64);
     assert!(!ids(&folder).contains(&first.id));
     assert!(ids(&folder).contains(&second.id));
-    let error = folder.make_room(&open.key(), 900, 300).unwrap_err();
-    assert!(matches!(error, RecordingError::NoRoom(1000)), "{error:?}");
-    assert_eq!(ids(&folder), std::slice::from_ref(&open.id));
-    folder.make_room(&open.key(), 1000, 0).unwrap();
-    let error = folder.probe().unwrap_err();
-    assert!(matches!(error, RecordingError::NoRoom(_)), "{error:?}");
+    // More than half of it is not for one user, and costs the others nothing.
+    let more = 5 * BLOCK as u64;
+    let error = folder.make_room(&written.key(), more, 1).unwrap_err();
+    assert!(matches!(error, RecordingError::Share), "{error:?}");
+    let error = folder.has_room(&written.holder()).unwrap_err();
+    assert!(matches!(error, RecordingError::Share), "{error:?}");
+    assert_eq!(ids(&folder).len(), 2);
+    folder.probe().unwrap();
+    // A restart knows the sizes.
+    fs::write(folder.cast(&written.key()), vec![b'x'; 5 * BLOCK]).unwrap();
+    let again = open(parent.path().join("recordings"));
+    assert_eq!(again.bytes(), folder.bytes());
+}
+
+#[tokio::test]
+async fn rule_15_what_is_removed_by_itself_is_in_the_audit_log() {
+    let parent = tempfile::tempdir().unwrap();
+    let kept = Kept::default();
+    let backend = Backend::start("kept", Box::new(kept.clone()), BackendConfig::default());
+    let audit = AuditLog::new(Policy::everything(), vec![backend]);
+    let folder = open_audited(parent.path().join("recordings"), audit);
+    let first = record(&folder, 1, 4 * BLOCK);
+    let second = record(&folder, 2, 4 * BLOCK);
+    folder.remove(&second.key(), Removal::Asked).unwrap();
+    let third = record(&folder, 3, 4 * BLOCK);
+    // The first one makes room for it.
+    let fourth = record(&folder, 4, BLOCK);
+    folder.prune(HOUR, OffsetDateTime::UNIX_EPOCH + HOUR * 5);
+    assert_eq!(ids(&folder), std::slice::from_ref(&fourth.id));
+    let expected = [
+        (first.id, "removed to make room"),
+        (third.id, "removed at the end of its time"),
+    ];
+    let waiting = async {
+        while kept.0.lock().unwrap().len() < expected.len() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(20), waiting);
+    heard.await.expect("two events");
+    let events = kept.0.lock().unwrap().clone();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            assert_eq!(event["user"]["username"], "underpass:recorder");
+            let told = &event["annotations"];
+            assert!(told["underpass.dev/recording-sha256"].is_string());
+            assert_eq!(told["underpass.dev/recorded-user"], "alice");
+            let object = told["underpass.dev/object"].as_str().unwrap();
+            let outcome = told["underpass.dev/outcome"].as_str().unwrap();
+            (object.to_owned(), outcome.to_owned())
+        })
+        .collect();
+    let expected = expected.map(|(id, how)| (format!("recording/{id}"), how.to_owned()));
+    assert_eq!(told, expected);
 }
 
 #[test]
 fn rule_15_a_file_that_was_changed_is_found() {
     let parent = tempfile::tempdir().unwrap();
-    let folder = Folder::open(parent.path().join("recordings"), 1000).unwrap();
+    let folder = open(parent.path().join("recordings"));
     let facts = record(&folder, 1, 100);
     let path = folder.cast(&facts.key());
     let state = |mut budget| folder.state(&facts, &mut budget);
@@ -125,14 +213,14 @@ fn rule_15_a_file_that_was_changed_is_found() {
 fn facts_that_are_not_where_they_belong_count_for_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("recordings");
-    let folder = Folder::open(path.clone(), 1000).unwrap();
+    let folder = open(path.clone());
     let facts = record(&folder, 1, 10);
     let from = path.join("edge").join(format!("{}.json", facts.id));
     fs::create_dir(path.join("other")).unwrap();
     fs::copy(&from, path.join("other").join(from.file_name().unwrap())).unwrap();
     fs::write(path.join("edge/..json"), "{\"cluster\":\"../..\"}").unwrap();
     fs::write(path.join("edge/x.json"), "{").unwrap();
-    let again = Folder::open(path, 1000).unwrap();
+    let again = open(path);
     assert_eq!(ids(&again), std::slice::from_ref(&facts.id));
     let error = again.enter(&facts).unwrap_err();
     assert!(matches!(error, RecordingError::Exists), "{error:?}");
