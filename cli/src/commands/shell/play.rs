@@ -259,9 +259,10 @@ mod tests {
         for force in [false, true] {
             copy(&link, force, "three").unwrap_err();
         }
-        let mut begun = Copy::prepare(&folder.path().join("new"), false).unwrap();
+        let new = folder.path().join("new");
+        let mut begun = Copy::prepare(&new, false).unwrap();
         begun.file.write_all(b"four").unwrap();
-        symlink(&path, folder.path().join("new")).unwrap();
+        symlink(&path, &new).unwrap();
         begun.keep().unwrap_err();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);

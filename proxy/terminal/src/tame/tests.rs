@@ -93,7 +93,7 @@ fn editors_and_monitors_look_as_they_did() {
     for output in [vim, top] {
         let [mut raw, mut tamed] = [(); 2].map(|()| Terminal::new(30, 6).unwrap());
         raw.feed(output);
-        tamed.feed(&tame(output.as_bytes()));
+        tamed.feed(tame(output.as_bytes()));
         assert_eq!(tamed.screen().text(), raw.screen().text());
     }
 }
@@ -101,7 +101,7 @@ fn editors_and_monitors_look_as_they_did() {
 #[test]
 fn a_reset_resets_the_window() {
     let mut terminal = Terminal::new(10, 3).unwrap();
-    terminal.feed(&tame(b"one\r\ntwo\x1bcthree"));
+    terminal.feed(tame(b"one\r\ntwo\x1bcthree"));
     assert_eq!(terminal.screen().text().join("\n").trim_end(), "three");
 }
 
