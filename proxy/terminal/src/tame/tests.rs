@@ -117,11 +117,23 @@ fn rule_19_an_endless_sequence_of_a_recording_costs_nothing() {
     assert_eq!(tame.sequence.len() + tame.character.len(), 0);
 }
 
-/// Bytes of which sequences are made, and others.
+/// Beginnings of sequences, bytes of which they are made, and others.
 fn output() -> impl Strategy<Value = Vec<u8>> {
-    let likely = b"\x1b[]PX^_?>=<0123456789;:$*'\"! cnhlmJKHtqpxyuiGZ\\\x07\x05\x18\x90\x9b\x9c\x9d\xc2\xe2\x82\xac";
-    let byte = prop_oneof![4 => proptest::sample::select(&likely[..]), 1 => any::<u8>()];
-    vec(byte, 0..200)
+    let beginnings: &[&[u8]] = &[
+        b"\x1b[",
+        b"\x1b[?",
+        b"\xc2\x9b",
+        b"\x1b]",
+        b"\x1bP",
+        b"\x1b",
+    ];
+    let likely = b"[]?=>0123456789;:$*'\"! cnhlmJKHtqpxyuiGZ\\\x07\x05\x18\x90\x9c\xc2\xe2\x82\xac";
+    let piece = prop_oneof![
+        1 => proptest::sample::select(beginnings).prop_map(<[u8]>::to_vec),
+        3 => proptest::sample::select(&likely[..]).prop_map(|byte| vec![byte]),
+        1 => any::<u8>().prop_map(|byte| vec![byte]),
+    ];
+    vec(piece, 0..200).prop_map(|pieces| pieces.concat())
 }
 
 proptest! {
