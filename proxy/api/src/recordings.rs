@@ -192,8 +192,8 @@ impl RecordingState {
 pub struct RecordingList {
     /// Those that began last come first, by the server's clock.
     pub items: Vec<RecordingView>,
-    /// The value of `continue` for the next page; absent on the last page.
-    #[serde(rename = "continue", default, skip_serializing_if = "Option::is_none")]
+    /// The value of `after` for the next page; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 

@@ -283,9 +283,9 @@ fn recordings(all: &mut Vec<Described>, schemas: &mut Schemas) {
         "/v1/clusters/{name}/recordings/{id}",
     );
     let list = schemas.of::<RecordingList>();
-    let about = "Recordings of shells in pages, those that began last first: administrators of the cluster, all; others, with the role shell, those of their own shells. The next page has the answer's continue";
+    let about = "Recordings of shells in pages, those that began last first: administrators of the cluster, all; others, with the role shell, those of their own shells. The next page is the one after the answer's next";
     let mut pages = Described::read(many, about, list);
-    pages.filters = &["limit", "continue"];
+    pages.filters = &["limit", "after"];
     all.push(pages);
     let about = "A recording as asciicast v2, as far as it is written. The header Underpass-Recording-Sha256 has the hash of one that is finished";
     let mut recording = Described::read(one, about, text().into());

@@ -21,14 +21,19 @@ pub(super) struct Page {
 }
 
 impl Page {
+    /// How many entries the page has at the most.
+    pub(super) fn limit(&self) -> usize {
+        let limit = self.limit.unwrap_or(limits::API_PAGE);
+        limit.clamp(1, limits::API_PAGE_MOST)
+    }
+
     /// A page of the objects that `view` shows. It ends at so many objects or bytes.
     pub(super) fn of<T, V: Serialize>(
         &self,
         table: &Table<T>,
         mut view: impl FnMut(&str, &underpass_directory::Entry<T>) -> Option<V>,
     ) -> List<V> {
-        let limit = self.limit.unwrap_or(limits::API_PAGE);
-        let limit = limit.clamp(1, limits::API_PAGE_MOST);
+        let limit = self.limit();
         let from = match &self.after {
             Some(after) => (
                 std::ops::Bound::Excluded(after.as_str()),

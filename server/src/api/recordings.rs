@@ -23,8 +23,9 @@ use underpass_core::{BadShellId, BoxError, Revocation, ShellKind};
 use underpass_tunnel::chain;
 
 use super::answer::Streamed;
-use super::chunk::{self, Chunk};
 use super::nodes::{Permit, Wanted, permit};
+use super::page;
+use super::places;
 use super::problem::Problem;
 use super::{Did, Requester, State, problem};
 use crate::limits;
@@ -122,21 +123,21 @@ async fn list(
     state: State,
     requester: Requester,
     Path(cluster): Path<String>,
-    chunk: Result<Query<Chunk>, QueryRejection>,
+    page: Result<Query<page::Page>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Reader {
         readable,
         recordings,
     } = Reader::new(&state, &requester, &cluster).await?;
-    let Query(chunk) = chunk?;
+    let Query(asked) = page?;
     let page = Page {
-        behind: chunk.behind(LIST)?,
-        limit: chunk.limit(),
+        behind: places::behind(&asked, LIST)?,
+        limit: asked.limit(),
     };
     let cluster = readable.permit.cluster.clone();
     let fits = move |facts: &Facts| readable.includes(facts);
     let (items, next) = recordings.list(cluster, fits, page).await;
-    let next = next.map(|behind| chunk::token(LIST, behind));
+    let next = next.map(|behind| places::token(LIST, behind));
     Ok(Json(RecordingList { items, next }).into_response())
 }
 

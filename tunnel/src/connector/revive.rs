@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use underpass_proto::chain;
 
-use super::Connector;
+use super::{Connector, Transports};
 use crate::session::{Links, Session};
 
 /// The wait after an attempt that failed, or brought a link that soon fell silent as well; doubled each time.
@@ -23,6 +23,10 @@ const STABLE: Duration = Duration::from_secs(10);
 
 /// The longest wait where two links have fallen silent: it is likely the server, which all its agents miss at once.
 const CROWD: Duration = Duration::from_secs(2);
+
+/// The longest wait before QUIC alone is dialled then. It may be that a NAT has forgotten both paths; and of a crowd that dials a server
+/// that stands still, the system keeps as many datagrams as its buffer holds, and drops the others.
+const FIRST: Duration = Duration::from_millis(100);
 
 impl Connector {
     /// Brings the session another transport whenever its peer does not answer on the one that it has, and none stands
@@ -43,16 +47,23 @@ impl Connector {
                 again = AGAIN;
                 Duration::ZERO
             };
-            let wait = most.mul_f64(rand::rng().random_range(0.5..=1.0));
-            let dialled = async {
+            let spread = |most: Duration| most.mul_f64(rand::rng().random_range(0.5..=1.0));
+            let dial = async |wait, transports| {
                 tokio::time::sleep(wait).await;
-                let transport = self.dialer.dial_beside(self.dialer.transports()).await?;
+                let transport = self.dialer.dial_beside(transports).await?;
                 self.resume(session, transport).await
+            };
+            let first = async {
+                match (most == CROWD, self.dialer.transports()) {
+                    (true, Transports::Auto) => dial(spread(FIRST), Transports::Quic).await,
+                    _ => std::future::pending().await,
+                }
             };
             // One that answers again makes the attempt useless.
             let mut others = links.clone();
             let result = tokio::select! {
-                result = dialled => result,
+                Ok(resumed) = first => Ok(resumed),
+                result = dial(spread(most), self.dialer.transports()) => result,
                 () = wait_for(&mut others, |links| !stands_still(links)) => continue,
             };
             revived = Some(Instant::now());

@@ -16,7 +16,7 @@ pub(super) fn path(cluster: &ClusterName) -> String {
 }
 
 pub(super) async fn list(which: &Which, cluster: &ClusterName) -> Result<()> {
-    let list: Vec<RecordingView> = which.client().await?.list_on(&path(cluster)).await?;
+    let list: Vec<RecordingView> = which.client().await?.list(&path(cluster)).await?;
     let rows = list.iter().map(row);
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let header = [

@@ -15,8 +15,8 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use underpass_core::{Brief, Revision};
 
@@ -35,14 +35,6 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The largest list: more objects than a directory has.
 const LIST_ITEMS: usize = 1_000_000;
-
-/// A page of a list that goes on with `continue`.
-#[derive(Deserialize)]
-struct Chunk<T> {
-    items: Vec<T>,
-    #[serde(rename = "continue")]
-    next: Option<String>,
-}
 
 /// The condition of a change (RFC 9110, section 13.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,41 +116,18 @@ impl Client {
         let mut last = None::<String>;
         loop {
             let list: List<T> = self.get(&page).await?;
+            let is_empty = list.items.is_empty();
             items.extend(list.items);
             let Some(after) = list.next else {
                 return Ok(items);
             };
             // A server that repeats itself, or makes objects up, has no last page.
-            if last.as_ref().is_some_and(|last| after <= *last) || items.len() > LIST_ITEMS {
+            if is_empty || last.as_ref() == Some(&after) || items.len() > LIST_ITEMS {
                 return Err(ClientError::Endless);
             }
             last = Some(after.clone());
             let separator = if path.contains('?') { '&' } else { '?' };
             page = format!("{path}{separator}after={}", segment(&after));
-        }
-    }
-
-    /// Reads every page of a list whose pages have `continue`.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn list_on<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
-        let (mut items, mut token) = (Vec::new(), String::new());
-        let mut page = path.to_owned();
-        loop {
-            let chunk: Chunk<T> = self.get(&page).await?;
-            let is_empty = chunk.items.is_empty();
-            items.extend(chunk.items);
-            let Some(next) = chunk.next else {
-                return Ok(items);
-            };
-            // A server that repeats itself, or makes entries up, has no last page.
-            if is_empty || next == token || items.len() > LIST_ITEMS {
-                return Err(ClientError::Endless);
-            }
-            let separator = if path.contains('?') { '&' } else { '?' };
-            page = format!("{path}{separator}continue={}", segment(&next));
-            token = next;
         }
     }
 

@@ -302,14 +302,14 @@ async fn recordings_are_listed_in_pages_by_the_servers_clock() {
     let root = Requester::Operator;
     let (mut listed, mut token) = (Vec::new(), String::new());
     loop {
-        let path = format!("{RECORDINGS}?limit=2&continue={token}");
+        let path = format!("{RECORDINGS}?limit=2&after={token}");
         let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
         let page = asking.await.expect(200);
         let items = page["items"].as_array().unwrap();
         assert!((1..=2).contains(&items.len()), "{page}");
         let of_page = items.iter().map(|item| item["id"].as_str().unwrap());
         listed.extend(of_page.map(str::to_owned));
-        let Some(next) = page["continue"].as_str() else {
+        let Some(next) = page["next"].as_str() else {
             break;
         };
         token = next.to_owned();
@@ -321,10 +321,10 @@ async fn recordings_are_listed_in_pages_by_the_servers_clock() {
     let newest_first: Vec<_> = ids.iter().rev().cloned().collect();
     assert_eq!(listed, newest_first);
     for broken in ["x", "e30", "%00", &token[1..]] {
-        let path = format!("{RECORDINGS}?continue={broken}");
+        let path = format!("{RECORDINGS}?after={broken}");
         let asking = world.ask(&root, Method::GET, &path, &Value::Null, &[]);
         let problem = asking.await.expect(400);
         let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains("continue"), "{detail}");
+        assert!(detail.contains("after"), "{detail}");
     }
 }
