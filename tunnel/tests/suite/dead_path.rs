@@ -112,7 +112,7 @@ fn flows_that_are_forgotten_come_back_by_themselves() {
     });
 }
 
-/// As when a NAT is restarted.
+/// As when a firewall on the way is restarted.
 #[test]
 fn both_paths_that_die_at_once_cost_nobody_the_session() {
     run(async {
@@ -120,7 +120,7 @@ fn both_paths_that_die_at_once_cost_nobody_the_session() {
         let chat = Chat::start(&path.session, &path.kept.agent).await;
         for _ in 0..2 {
             path.relay.silence_tcp();
-            path.relay.forget_udp_flows();
+            path.relay.lose_udp_flows();
             let waited = tokio::time::timeout(Duration::from_secs(5), chat.goes_on());
             within("the chat goes on", waited).await.unwrap();
             still_works(&path.session, &path.kept.agent).await;

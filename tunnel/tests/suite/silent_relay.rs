@@ -1,6 +1,6 @@
 //! A relay for UDP and TCP on one port that falls silent as networks do: nobody is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,8 @@ struct State {
     /// Datagrams are dropped. Shared with the flows, which this owns.
     udp_dropped: Arc<AtomicBool>,
     flows: Mutex<HashMap<SocketAddr, Flow>>,
+    /// Clients whose datagrams go nowhere any more.
+    lost: Mutex<HashSet<SocketAddr>>,
     /// TCP connections that exist carry nothing any more; later ones do.
     tcp_generation: AtomicUsize,
     /// TCP connections that were made.
@@ -61,6 +63,12 @@ impl SilentRelay {
         self.state.flows.lock().unwrap().clear();
     }
 
+    /// As a firewall that has lost its state, and lets later flows pass: those that exist carry nothing any more, in either direction.
+    pub(crate) fn lose_udp_flows(&self) {
+        let flows = std::mem::take(&mut *self.state.flows.lock().unwrap());
+        self.state.lost.lock().unwrap().extend(flows.into_keys());
+    }
+
     /// As a firewall that has lost its state: TCP connections carry nothing any more, and are not ended.
     pub(crate) fn silence_tcp(&self) {
         self.state.tcp_generation.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +95,8 @@ async fn forward_udp(front: Arc<UdpSocket>, server: u16, state: Arc<State>) {
     let mut packet = vec![0; 65536];
     loop {
         let (len, client) = front.recv_from(&mut packet).await.unwrap();
-        if state.udp_dropped.load(Ordering::Relaxed) {
+        if state.udp_dropped.load(Ordering::Relaxed) || state.lost.lock().unwrap().contains(&client)
+        {
             continue;
         }
         let known = state
