@@ -1,11 +1,11 @@
 //! Small files of the agent's own: keys, tokens and CAs.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use underpass_core::files::{self, FileFault};
 use zeroize::Zeroizing;
 
 /// Why a file has no text to use.
@@ -30,19 +30,14 @@ impl FileError {
 /// Opens a regular file of at most so many bytes. Blocks, but for no other program: a FIFO would wait for its writer.
 pub(crate) fn open(path: &Path, most: u64) -> Result<(File, Metadata), FileError> {
     let cannot = |error| FileError::Read(path.to_owned(), error);
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(flags).open(path);
-    let file = file.map_err(cannot)?;
-    let found = file.metadata().map_err(cannot)?;
-    if !found.is_file() {
-        return Err(FileError::NoFile(path.to_owned()));
-    }
-    if found.len() > most {
-        let path = path.to_owned();
-        return Err(FileError::TooLong { path, most });
-    }
-    Ok((file, found))
+    files::open(path, most).map_err(|fault| match fault {
+        FileFault::NoFile => FileError::NoFile(path.to_owned()),
+        FileFault::TooLong(most) => FileError::TooLong {
+            path: path.to_owned(),
+            most,
+        },
+        fault => cannot(fault.into()),
+    })
 }
 
 /// Reads the text of a file that [`open`] has opened. Blocks.

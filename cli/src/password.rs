@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use underpass_core::{files, limits};
 use zeroize::Zeroizing;
 
 /// Asks at the terminal, or reads the first line of a file; `-` is standard input.
@@ -15,8 +16,8 @@ pub(crate) fn read_password(file: Option<&Path>, prompt: &str) -> Result<Zeroizi
             text
         }
         Some(path) => {
-            let text = std::fs::read_to_string(path);
-            Zeroizing::new(text.with_context(|| format!("cannot read {}", path.display()))?)
+            let text = files::read_text_once(path, limits::TOKEN_FILE_BYTES);
+            text.with_context(|| format!("cannot read {}", path.display()))?
         }
         None if !std::io::stdin().is_terminal() => {
             bail!(

@@ -1,6 +1,7 @@
 //! The server that a command asks.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use clap::parser::ValueSource;
 use http::Uri;
 use underpass_api::Client;
 use underpass_api::client::{Credential, Server};
-use underpass_core::BoxError;
+use underpass_core::{BoxError, files, limits};
 use underpass_forward::Credentials;
 use underpass_https::{Roots, https_url};
 use underpass_session::{SessionConfig, Transports};
@@ -166,9 +167,9 @@ impl Which {
         let Some(path) = &self.api_ca_file else {
             return Ok(None);
         };
-        let pem = fs::read_to_string(path);
-        let pem = pem.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(pem))
+        let pem = files::read_text_once(path, limits::PEM_FILE_BYTES);
+        let mut pem = pem.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(std::mem::take(&mut *pem)))
     }
 
     fn only_login(&self) -> Result<Saved> {
@@ -201,7 +202,7 @@ impl Which {
     fn named(&self, url: &str) -> Result<(Server, Option<String>)> {
         let credential = match &self.api_token_file {
             None => Credential::None,
-            Some(path) => Credential::Bearer(read_token(path)?),
+            Some(path) => Credential::Bearer(token(path, files::read_text_once)?),
         };
         let ca_pem = self.given_ca()?;
         let server = proxy::server(url, &roots(ca_pem.as_deref())?, &credential)?;
@@ -215,7 +216,11 @@ struct TokenFile(PathBuf);
 #[async_trait]
 impl Credentials for TokenFile {
     async fn bearer(&self) -> Result<Zeroizing<String>, BoxError> {
-        Ok(read_token(&self.0)?)
+        let path = self.0.clone();
+        // Off the runtime: a file system may hang.
+        let reading = tokio::task::spawn_blocking(move || token(&path, files::read_text));
+        let read = tokio::time::timeout(limits::FILE_TIME, reading).await;
+        Ok(read.context("reading the token takes too long")???)
     }
 }
 
@@ -229,8 +234,11 @@ impl Credentials for OwnLogin {
     }
 }
 
-fn read_token(path: &Path) -> Result<Zeroizing<String>> {
-    let text = fs::read_to_string(path).map(Zeroizing::new);
+fn token(
+    path: &Path,
+    read: fn(&Path, u64) -> io::Result<Zeroizing<String>>,
+) -> Result<Zeroizing<String>> {
+    let text = read(path, limits::TOKEN_FILE_BYTES);
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
 }

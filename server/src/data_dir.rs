@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use thiserror::Error;
+use underpass_core::files;
+
+use crate::limits;
 
 /// The data directory. Only its owner can enter it, and the owner is who runs this.
 #[derive(Debug, Clone)]
@@ -119,8 +122,8 @@ impl DataDir {
 
     /// A file's text, or `None` where there is no such file.
     pub(crate) fn read(&self, name: &str) -> Result<Option<String>, FileError> {
-        match fs::read_to_string(self.path(name)) {
-            Ok(text) => Ok(Some(text)),
+        match files::read_text(&self.path(name), limits::DATA_FILE_BYTES) {
+            Ok(mut text) => Ok(Some(std::mem::take(&mut *text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.error("read", name, error)),
         }
@@ -129,7 +132,8 @@ impl DataDir {
     /// Replaces a file as a whole: after a crash it holds the old text or the new one. A file that holds this text already is left
     /// alone, so that a server whose disk is full starts again.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<(), FileError> {
-        if fs::read(self.path(name)).is_ok_and(|found| found == text.as_bytes()) {
+        let found = files::read(&self.path(name), limits::DATA_FILE_BYTES);
+        if found.is_ok_and(|found| *found == text.as_bytes()) {
             return Ok(());
         }
         self.write_atomically(name, text)

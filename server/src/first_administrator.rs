@@ -3,7 +3,6 @@
 //! It is in no log. Logs are kept, shipped and read by more people than may administer, and a container's standard error is
 //! one of them.
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use thiserror::Error;
 use underpass_authenticate::{Token, TokenError};
+use underpass_core::files;
+use underpass_core::limits::TOKEN_FILE_BYTES;
 use underpass_directory::Directory;
-use zeroize::Zeroizing;
 
 use crate::api;
 use crate::limits;
@@ -54,7 +54,7 @@ pub(crate) async fn make(directory: &Arc<Directory>, path: &Path) -> Result<()> 
 }
 
 fn token(path: &Path) -> Result<Token, AdminTokenError> {
-    match fs::read_to_string(path).map(Zeroizing::new) {
+    match files::read_text_once(path, TOKEN_FILE_BYTES) {
         Ok(text) => Token::parse(text.trim())
             .map_err(|error| AdminTokenError::Token(path.to_owned(), error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -84,6 +84,7 @@ pub(crate) fn write(path: &Path, token: &Token) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use underpass_directory::MemoryStore;

@@ -21,6 +21,12 @@ pub(crate) const SHELL_UNANSWERED: u8 = 3;
 /// one ends.
 pub(crate) const TLS_FILES_AGE: Duration = Duration::from_secs(10);
 
+/// A file of the data directory that is read as a whole. All of them are smaller by far.
+pub(crate) const DATA_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// An audit policy. One with thousands of rules is smaller.
+pub(crate) const AUDIT_POLICY_BYTES: u64 = 4 * 1024 * 1024;
+
 /// Files of `--service-ca-dir` that are read at once, each by a thread: a cluster has one reading at a time, and a file system that
 /// hangs takes no more threads than these.
 pub(crate) const SERVICE_CA_READINGS: usize = 8;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
-use underpass_core::ClusterName;
+use underpass_core::limits::PEM_FILE_BYTES;
+use underpass_core::{ClusterName, files};
 use underpass_directory::seal::{Keyring, SealingKey, SealingKeyError};
 use underpass_directory::{ChangeError, Cluster, Directory, Draft, Expect, Registration};
 use underpass_tunnel::chain;
-use zeroize::Zeroizing;
 
 use crate::data_dir::{DataDir, FileError};
 
@@ -57,7 +57,8 @@ pub(crate) fn open(
 }
 
 fn read(path: &Path) -> Result<SealingKey, SecretsError> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    // Of a vault's program, it may be a pipe.
+    let text = files::read_text_once(path, PEM_FILE_BYTES);
     let text = text.map_err(|error| SecretsError::Read(path.to_owned(), error))?;
     SealingKey::from_text(&text).map_err(|error| SecretsError::Key(path.to_owned(), error))
 }
@@ -183,6 +184,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use underpass_directory::{Credential, Direct, Endpoint, MemoryStore};
+    use zeroize::Zeroizing;
 
     use super::*;
 

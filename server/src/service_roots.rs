@@ -2,15 +2,14 @@
 //! file counts at once, and read where it has changed.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
-use underpass_core::files::Stamps;
+use underpass_core::files::{self, Stamps};
 use underpass_core::{BoxError, ClusterName, limits};
 use underpass_gateway::ServiceRoots;
 use underpass_https::{Roots, RootsError};
@@ -29,7 +28,11 @@ struct Shared {
     clusters: Mutex<HashMap<ClusterName, Arc<CaFile>>>,
     /// A file that hangs holds one of these threads (security rule 23).
     threads: Arc<Semaphore>,
+    /// [`read`]. Blocks.
+    read: Reader,
 }
+
+type Reader = fn(&Path) -> Result<Option<Roots>, Unreadable>;
 
 /// A cluster's file. It is looked at by one thread at a time.
 type CaFile = tokio::sync::Mutex<Option<Look>>;
@@ -63,6 +66,7 @@ impl RootsFolder {
             shared: Arc::new(Shared {
                 clusters: Mutex::default(),
                 threads: Arc::new(Semaphore::new(SERVICE_CA_READINGS)),
+                read,
             }),
             time: limits::FILE_TIME,
         }
@@ -114,7 +118,7 @@ impl Use {
         }
         let thread = Arc::clone(&self.shared.threads).acquire_owned().await?;
         let looking = tokio::task::spawn_blocking(move || {
-            let look = Look::at(&path, last.take());
+            let look = Look::at(&path, last.take(), self.shared.read);
             let found = look.found.clone();
             *last = Some(look);
             drop(last);
@@ -143,7 +147,7 @@ impl Drop for Use {
 
 impl Look {
     /// Reads the file if it has changed since the last look. Blocks.
-    fn at(path: &Path, last: Option<Self>) -> Self {
+    fn at(path: &Path, last: Option<Self>, read: Reader) -> Self {
         let began = Instant::now();
         // Before the content: a file that changes meanwhile is read again.
         let stamps = Stamps::of(vec![path.to_owned()]);
@@ -162,18 +166,14 @@ impl Look {
 
 /// Blocks.
 fn read(path: &Path) -> Result<Option<Roots>, Unreadable> {
-    let unreadable = |error| Unreadable::File(path.to_owned(), error);
-    let file = match File::open(path) {
+    let pem = match files::read(path, limits::PEM_FILE_BYTES) {
+        Ok(pem) => pem,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(unreadable)?,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(Unreadable::TooLarge(path.to_owned()));
+        }
+        Err(error) => return Err(Unreadable::File(path.to_owned(), error)),
     };
-    let mut pem = Vec::new();
-    let most = limits::PEM_FILE_BYTES;
-    let read = file.take(most.saturating_add(1)).read_to_end(&mut pem);
-    let read = read.map_err(unreadable)?;
-    if u64::try_from(read).is_ok_and(|read| read > most) {
-        return Err(Unreadable::TooLarge(path.to_owned()));
-    }
     let roots = Roots::from_pem(&pem).map_err(|error| Unreadable::Roots(path.to_owned(), error))?;
     Ok(Some(roots))
 }
@@ -233,17 +233,39 @@ mod tests {
         assert!(roots.shared.clusters().is_empty());
     }
 
-    /// A pipe that is never written blocks its reader for good.
+    fn fifo(path: &Path) {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn rule_23_a_pipe_in_the_place_of_service_cas_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.pem");
+        fifo(&path);
+        let roots = RootsFolder::new(folder.path().to_owned());
+        let of = async || roots.roots(&ClusterName::new("edge").unwrap()).await;
+        let error = underpass_tunnel::chain(&*of().await.err().unwrap());
+        assert!(error.contains("is no regular file"), "{error}");
+        fs::remove_file(&path).unwrap();
+        assert!(of().await.unwrap().is_none(), "its thread is free");
+    }
+
+    /// A pipe that is never written blocks this reader for good, as a file system that hangs does.
     #[tokio::test]
     async fn rule_23_a_file_of_service_cas_that_hangs_holds_one_thread() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("edge.pem");
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-        assert!(made.unwrap().success());
-        let roots = RootsFolder {
-            time: Duration::from_millis(100),
-            ..RootsFolder::new(folder.path().to_owned())
+        fifo(&pipe);
+        let mut roots = RootsFolder::new(folder.path().to_owned());
+        roots.time = Duration::from_millis(100);
+        let hanging: Reader = |path| match path.exists() {
+            true => fs::read(path)
+                .map(|_| None)
+                .map_err(|error| Unreadable::File(path.to_owned(), error)),
+            false => Ok(None),
         };
+        Arc::get_mut(&mut roots.shared).unwrap().read = hanging;
         let edge = ClusterName::new("edge").unwrap();
         for _ in 0..3 {
             let error = roots.roots(&edge).await.err().unwrap().to_string();

@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio::time::Instant;
-use underpass_core::files::Stamps;
+use underpass_core::files::{self, Readings, Stamps, Stuck};
+use underpass_core::limits::PEM_FILE_BYTES;
 use underpass_pem::PemError;
 use underpass_tunnel::CaPin;
 use x509_parser::certificate::X509Certificate;
@@ -93,8 +94,8 @@ pub(crate) enum TlsFilesError {
          them the new one"
     )]
     OtherCa { path: PathBuf },
-    #[error("reading the files did not end")]
-    Task(#[source] tokio::task::JoinError),
+    #[error("the files of --tls-certificate are not read")]
+    Stuck(#[source] Stuck),
 }
 
 /// A certificate that was read, and is valid.
@@ -218,7 +219,8 @@ impl Following {
     /// nothing.
     pub(crate) async fn follow(self, certificate: Arc<ServerCertificate>) {
         let this = Arc::new(self);
-        let paths = this.files.paths();
+        // Off the runtime: a file system may hang.
+        let mut readings = Readings::default();
         // Of the files as they are served. Empty: they may have changed since they were read.
         let mut served: Option<Stamps> = None;
         let mut told = None;
@@ -229,15 +231,13 @@ impl Following {
                 () = certificate.asked() => true,
             };
             next = Instant::now() + limits::TLS_FILES_AGE;
-            let same = match &served {
-                Some(stamps) => !stamps.have_changed().await,
-                None => false,
-            };
-            if same && !asked {
-                continue;
-            }
-            match this.read_again(&paths).await {
-                Ok((stamps, loaded)) => {
+            // Asked to, it reads files that have not changed as well.
+            let known = served.clone().filter(|_| !asked);
+            let reader = Arc::clone(&this);
+            let read = readings.next(move || reader.read_again(known.as_ref()));
+            match read.await.map_err(TlsFilesError::Stuck).flatten() {
+                Ok(None) => {}
+                Ok(Some((stamps, loaded))) => {
                     certificate.serve(loaded.served);
                     (served, told) = (Some(stamps), None);
                 }
@@ -255,17 +255,17 @@ impl Following {
         }
     }
 
-    async fn read_again(
-        self: &Arc<Self>,
-        paths: &[PathBuf],
-    ) -> Result<(Stamps, Loaded), TlsFilesError> {
-        let (this, paths) = (Arc::clone(self), paths.to_vec());
-        let reading = tokio::task::spawn_blocking(move || {
-            // Before they are read: a change meanwhile is seen the next time.
-            let stamps = Stamps::of(paths);
-            this.load().map(|loaded| (stamps, loaded))
-        });
-        reading.await.map_err(TlsFilesError::Task)?
+    /// Reads the files where they are not as they were known. Blocks.
+    fn read_again(
+        &self,
+        known: Option<&Stamps>,
+    ) -> Result<Option<(Stamps, Loaded)>, TlsFilesError> {
+        // Before they are read: a change meanwhile is seen the next time.
+        let stamps = Stamps::of(self.files.paths());
+        if known == Some(&stamps) {
+            return Ok(None);
+        }
+        Ok(Some((stamps, self.load()?)))
     }
 
     /// Blocks.
@@ -280,7 +280,7 @@ impl Following {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsFilesError> {
-    let read = std::fs::read(path).map(Zeroizing::new);
+    let read = files::read(path, PEM_FILE_BYTES);
     read.map_err(|source| TlsFilesError::Read {
         path: path.to_owned(),
         source,

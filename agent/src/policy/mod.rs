@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use underpass_agent_policy::{Policy, PolicyError, limits as file_limits};
 use underpass_core::ImpersonationPolicy;
-use underpass_core::files::Stamps;
+use underpass_core::files::{Readings, Stamps, Stuck};
 use underpass_tunnel::chain;
 
 pub(crate) use self::command::PolicyCommand;
@@ -40,8 +40,8 @@ pub(crate) enum ReadError {
     File(#[source] FileError),
     #[error("cannot use {}", .path.display())]
     Invalid { path: PathBuf, source: PolicyError },
-    #[error("reading the policy was given up")]
-    Task(#[source] tokio::task::JoinError),
+    #[error("the policy is not read")]
+    Stuck(#[source] Stuck),
 }
 
 /// Reads a policy. Blocks, but for no other program.
@@ -123,8 +123,7 @@ impl Policies {
         let Some(path) = &self.file else {
             return std::future::pending().await;
         };
-        // The file may have changed since the start.
-        let mut seen = None;
+        let mut seen = Seen::default();
         loop {
             let asked = tokio::select! {
                 () = tokio::time::sleep(limits::POLICY_AGE) => false,
@@ -135,16 +134,29 @@ impl Policies {
     }
 
     /// Reads the file where it has changed since it was `seen`, or where it is asked to.
-    async fn look_again(&self, path: &Path, seen: &mut Option<Stamps>, asked: bool) {
-        let same = match &*seen {
-            Some(stamps) => !stamps.have_changed().await,
-            None => false,
+    async fn look_again(&self, path: &Path, seen: &mut Seen, asked: bool) {
+        // Asked to, it reads a file that has not changed as well.
+        let known = seen.stamps.clone().filter(|_| !asked);
+        let path = path.to_owned();
+        let read = seen
+            .readings
+            .next(move || read_again(&path, known.as_ref()));
+        let found = match read.await {
+            Ok(None) => {
+                seen.stuck = false;
+                return;
+            }
+            Ok(Some((stamps, found))) => {
+                (seen.stamps, seen.stuck) = (Some(stamps), false);
+                found
+            }
+            // Once, until it is read.
+            Err(_) if seen.stuck && !asked => return,
+            Err(error) => {
+                seen.stuck = true;
+                Err(ReadError::Stuck(error))
+            }
         };
-        if same && !asked {
-            return;
-        }
-        let (now, found) = read_again(path.to_owned()).await;
-        *seen = now;
         match found {
             Ok(policy) => self.enforce(policy),
             Err(error) => {
@@ -169,14 +181,23 @@ impl Policies {
     }
 }
 
-async fn read_again(path: PathBuf) -> (Option<Stamps>, Result<Policy, ReadError>) {
-    let reading = tokio::task::spawn_blocking(move || {
-        // Before it is read: a change meanwhile is seen the next time.
-        let stamps = Stamps::of(vec![path.clone()]);
-        (Some(stamps), read(&path))
-    });
-    let read = reading.await;
-    read.unwrap_or_else(|error| (None, Err(ReadError::Task(error))))
+/// The file as it was read last.
+#[derive(Debug, Default)]
+struct Seen {
+    /// None at first: the file may have changed since the start.
+    stamps: Option<Stamps>,
+    readings: Readings<Option<Reading>>,
+    /// Reading it takes too long, and the log says so.
+    stuck: bool,
+}
+
+type Reading = (Stamps, Result<Policy, ReadError>);
+
+/// Reads the file where it is not as it was known. Blocks.
+fn read_again(path: &Path, known: Option<&Stamps>) -> Option<Reading> {
+    // Before it is read: a change meanwhile is seen the next time.
+    let stamps = Stamps::of(vec![path.to_owned()]);
+    (known != Some(&stamps)).then(|| (stamps, read(path)))
 }
 
 #[cfg(test)]
@@ -205,7 +226,7 @@ mod tests {
             let targets = ["tcp:10.0.0.1:80", "tcp:10.0.0.2:80"];
             targets.map(|target| allows(&now, target))
         };
-        let mut seen = None;
+        let mut seen = Seen::default();
         assert_eq!(allowed(), [true, false]);
         for (text, expected) in [
             ("tcp: [{name: a, adresses: [10.0.0.2]}]", [true, false]),
@@ -229,7 +250,7 @@ mod tests {
         fs::write(&path, "{}").unwrap();
         let flags = ImpersonationPolicy::default();
         let policies = Policies::read(Some(path.clone()), flags).unwrap();
-        let mut seen = None;
+        let mut seen = Seen::default();
         policies.look_again(&path, &mut seen, false).await;
         // Other rules than the file's: a file that is read again brings its own back.
         let other = Policy::from_yaml("tcp: [{name: a, addresses: [10.0.0.1]}]").unwrap();
@@ -284,7 +305,7 @@ mod tests {
         let error = Policies::read(Some(path.clone()), flags).unwrap_err();
         let error = chain(&error).to_string();
         assert!(error.contains("policy.yaml is no regular file"), "{error}");
-        let mut seen = None;
+        let mut seen = Seen::default();
         policies.look_again(&path, &mut seen, false).await;
         assert!(allows(&policies.current(), "tcp:10.0.0.1:80"), "as it was");
         fs::remove_file(&path).unwrap();

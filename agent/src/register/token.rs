@@ -1,6 +1,6 @@
 //! The token, and the way to the API server that goes with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -11,6 +11,8 @@ use kube::api::{Api, PostParams};
 use kube::{Client, Config};
 use thiserror::Error;
 use tokio::time::timeout;
+use underpass_core::files;
+use underpass_core::limits::PEM_FILE_BYTES;
 use underpass_core::service_account::Account;
 use url::Url;
 use zeroize::Zeroizing;
@@ -157,7 +159,9 @@ fn authority(config: &Config) -> Result<String, IssueError> {
         return Ok(certificates.iter().map(|der| pem(der)).collect());
     }
     let file = config.root_cert_file.as_ref().ok_or(IssueError::NoCa)?;
-    std::fs::read_to_string(file).map_err(IssueError::Ca)
+    let read = files::read_text(Path::new(file), PEM_FILE_BYTES);
+    let mut pem = read.map_err(IssueError::Ca)?;
+    Ok(std::mem::take(&mut *pem))
 }
 
 fn pem(der: &[u8]) -> String {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use zeroize::Zeroizing;
 
 use underpass_api::{CredentialSpec, DirectSpec, Secret};
-use underpass_core::{ClusterPolicy, yaml::Fault};
+use underpass_core::{ClusterPolicy, files, limits, yaml::Fault};
 
 /// The extension of a cluster that is for its plugins.
 const PLUGINS_EXTENSION: &str = "client.authentication.k8s.io/exec";
@@ -393,12 +393,11 @@ fn is_said(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, KubeconfigError> {
-    let text = std::fs::read_to_string(path);
-    text.map(Zeroizing::new)
-        .map_err(|source| KubeconfigError::File {
-            path: path.to_owned(),
-            source,
-        })
+    let text = files::read_text_once(path, limits::KUBECONFIG_BYTES);
+    text.map_err(|source| KubeconfigError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! The files that are kept for this machine's user. Only their owner can read them.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use http::Uri;
+
+/// A login's file, larger than this, is none: it holds a token and CAs.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 #[cfg(test)]
 thread_local! {
@@ -44,8 +47,8 @@ pub(super) fn make_folder(path: &Path) -> Result<&Path> {
 
 /// The content of the file; `None` where there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    match underpass_core::files::read(path, MAX_BYTES) {
+        Ok(mut bytes) => Ok(Some(std::mem::take(&mut *bytes))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }

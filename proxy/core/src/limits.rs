@@ -453,6 +453,18 @@ pub const PEM_FILE_BYTES: u64 = 1024 * 1024;
 /// file system of the network may hang.
 pub const FILE_TIME: Duration = Duration::from_secs(5);
 
+/// A reading that hangs for so long is given up, and another one begins: the path may lead elsewhere by then.
+pub const FILE_GIVEN_UP: Duration = Duration::from_secs(30);
+
+/// Readings of the same files that hang at once, each in a thread of its own, which a file system keeps.
+pub const STUCK_READINGS: usize = 3;
+
+/// A pipe in the place of a file that is read once is given up where no program has opened it for writing for so long.
+pub const PIPE_WRITER_TIME: Duration = Duration::from_secs(5);
+
+/// And where a program writes into it: it may ask a person for the password of a vault.
+pub const PIPE_TIME: Duration = Duration::from_secs(60);
+
 /// A name and password (*unauthenticated*): base64 of a name of 256 characters and a long passphrase.
 pub const BASIC_BYTES: usize = 4 * 1024;
 

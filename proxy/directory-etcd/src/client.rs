@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Streaming};
+use underpass_core::files;
 use zeroize::Zeroizing;
 
 use crate::config::{EtcdConfig, EtcdUser};
@@ -341,14 +342,9 @@ async fn log_in(state: &mut State, link: &Link, user: &EtcdUser) -> Result<Token
 }
 
 async fn password(user: &EtcdUser) -> std::io::Result<Zeroizing<String>> {
-    use std::io::Read as _;
-
     let path = user.password_file.clone();
     let reading = tokio::task::spawn_blocking(move || {
-        let mut text = Zeroizing::new(String::new());
-        let file = std::fs::File::open(path)?;
-        file.take(limits::PASSWORD_BYTES)
-            .read_to_string(&mut text)?;
+        let text = files::read_text(&path, limits::PASSWORD_BYTES)?;
         let text = text.strip_suffix('\n').unwrap_or(&text);
         Ok(Zeroizing::new(
             text.strip_suffix('\r').unwrap_or(text).to_owned(),

@@ -9,6 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use underpass_core::files;
+use underpass_core::limits::PEM_FILE_BYTES;
 use underpass_dial::SystemResolver;
 use underpass_pem::PemError;
 use zeroize::Zeroizing;
@@ -99,6 +101,6 @@ fn client(config: &EtcdConfig) -> Result<ClientConfig, ConnectError> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
-    let read = std::fs::read(path).map(Zeroizing::new);
+    let read = files::read(path, PEM_FILE_BYTES);
     read.map_err(|error| ConnectError::Read(path.to_owned(), error))
 }

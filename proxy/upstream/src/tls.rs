@@ -4,7 +4,7 @@
 //! errors quote the line of a file that is wrong, which may be a key whose line breaks were lost.
 
 use std::{
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::pinned::Verifier;
-use underpass_core::limits;
+use underpass_core::{files, limits};
 use underpass_pem::PemError;
 
 /// Why TLS towards the API server cannot be set up. Nothing that a file holds is repeated.
@@ -192,17 +192,15 @@ fn load(
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let mut pem = Zeroizing::new(Vec::new());
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(limits::PEM_FILE_BYTES + 1).read_to_end(&mut pem));
-    read.map_err(|source| TlsError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    if pem.len() as u64 > limits::PEM_FILE_BYTES {
-        return Err(TlsError::TooLarge(path.to_owned()));
-    }
-    Ok(pem)
+    let path = || path.to_owned();
+    let read = files::read(&path(), limits::PEM_FILE_BYTES);
+    read.map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => TlsError::TooLarge(path()),
+        _ => TlsError::File {
+            path: path(),
+            source,
+        },
+    })
 }
 
 /// kube builds its TLS configuration from the process's default provider.

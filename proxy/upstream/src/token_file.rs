@@ -1,20 +1,20 @@
 //! A token file, such as the one that the kubelet keeps fresh.
 
 use std::{
-    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use http::HeaderValue;
-use tokio::task::JoinHandle;
-use zeroize::Zeroizing;
 
 use super::{
     clock::Moment,
     credential::{CredentialError, bearer},
 };
-use underpass_core::limits;
+use underpass_core::{
+    files::{self, Readings, Stuck},
+    limits,
+};
 
 /// The file, and its last token.
 ///
@@ -30,8 +30,8 @@ struct Last {
     at: Moment,
     /// The API server does not accept it.
     refused: bool,
-    /// It goes on where the request that waited for it has gone, so that a file system that hangs holds one thread.
-    reading: Option<JoinHandle<Result<HeaderValue, CredentialError>>>,
+    /// One goes on where the request that waited for it has gone.
+    readings: Readings<Result<HeaderValue, CredentialError>>,
 }
 
 impl TokenFile {
@@ -52,7 +52,7 @@ impl TokenFile {
             header,
             at: Moment::now(),
             refused: false,
-            reading: None,
+            readings: Readings::default(),
         };
         Self {
             path,
@@ -85,17 +85,14 @@ impl TokenFile {
     }
 
     async fn read_again(&self, last: &mut Last) {
-        let reading = last.reading.get_or_insert_with(|| {
-            let path = self.path.clone();
-            tokio::task::spawn_blocking(move || read(&path))
-        });
-        let read = tokio::time::timeout(limits::FILE_TIME, reading).await;
+        let path = self.path.clone();
+        let read = last.readings.next(move || read(&path)).await;
         // Those who waited meanwhile do not wait as long again.
         last.at = Moment::now();
-        let Ok(read) = read else {
+        if let Err(Stuck::Slow(_)) = &read {
             return tracing::warn!(path = ?self.path, "reading the token file takes long: keeping the last token");
-        };
-        (last.reading, last.refused) = (None, false);
+        }
+        last.refused = false;
         match read {
             Ok(Ok(fresh)) => last.header = Ok(fresh),
             Ok(Err(error)) if last.header.is_err() => last.header = Err(Arc::new(error)),
@@ -113,7 +110,8 @@ impl TokenFile {
 }
 
 fn read(path: &Path) -> Result<HeaderValue, CredentialError> {
-    let text = read_text(path).map_err(|source| CredentialError::File {
+    let text = files::read(path, limits::TOKEN_FILE_BYTES);
+    let text = text.map_err(|source| CredentialError::File {
         path: path.to_owned(),
         source,
     })?;
@@ -122,17 +120,9 @@ fn read(path: &Path) -> Result<HeaderValue, CredentialError> {
     header.ok_or_else(|| CredentialError::NoToken(path.to_owned()))
 }
 
-fn read_text(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(Vec::new());
-    std::fs::File::open(path)?
-        .take(limits::TOKEN_FILE_BYTES)
-        .read_to_end(&mut text)?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::fs;
 
     use super::*;
     use crate::{
@@ -213,38 +203,27 @@ mod tests {
         assert_eq!(file.header().await.unwrap(), "Bearer late");
     }
 
-    #[test]
-    fn rule_23_a_token_file_that_hangs_holds_one_thread() {
+    /// A reader that waited for a writer would read no later token.
+    #[tokio::test]
+    async fn rule_23_a_pipe_in_the_place_of_a_token_is_refused_and_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "first").unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(2)
-            .build()
-            .unwrap();
         let file = TokenFile::open(path.clone(), None);
         fs::remove_file(&path).unwrap();
         fifo(&path);
-        runtime.block_on(async {
-            pass(limits::TOKEN_FILE_AGE).await;
-            for _ in 0..10 {
-                let given_up = Duration::from_millis(10);
-                let given_up = tokio::time::timeout(given_up, file.header()).await;
-                given_up.unwrap_err();
-            }
-            // The other thread is free.
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
-            let (header, ()) = tokio::join!(file.header(), pass(limits::FILE_TIME));
-            assert_eq!(header.unwrap(), "Bearer first", "the last one is kept");
-            assert_eq!(
-                file.header().await.unwrap(),
-                "Bearer first",
-                "and nobody waits"
-            );
-            fs::write(&path, "second").unwrap();
-            pass(limits::TOKEN_FILE_AGE).await;
-            assert_eq!(file.header().await.unwrap(), "Bearer second");
-        });
+        let none = TokenFile::open(path.clone(), None);
+        let error = none.header().await.unwrap_err();
+        assert!(matches!(*error, CredentialError::File { .. }), "{error}");
+        pass(limits::TOKEN_FILE_AGE).await;
+        assert_eq!(
+            file.header().await.unwrap(),
+            "Bearer first",
+            "the last one is kept"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "second").unwrap();
+        pass(limits::TOKEN_FILE_AGE).await;
+        assert_eq!(file.header().await.unwrap(), "Bearer second");
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use underpass_audit::{AuditLog, Backend, BackendConfig, Full, Policy, Sink, Webhook};
+use underpass_core::files;
+use underpass_core::limits::FILE_TIME;
 use underpass_https::Proxy;
 
 use self::file::{Keep, LogFile};
@@ -157,8 +159,12 @@ pub(crate) async fn open(
 ///
 /// # Errors
 /// It cannot be used; the one before stays.
-pub(crate) fn reload(options: &Options, audit_log: &AuditLog) -> Result<()> {
-    audit_log.select(policy(options)?);
+pub(crate) async fn reload(options: &Options, audit_log: &AuditLog) -> Result<()> {
+    let options = options.clone();
+    let reading = tokio::task::spawn_blocking(move || policy(&options));
+    let read = tokio::time::timeout(FILE_TIME, reading).await;
+    let read = read.context("reading the audit policy takes too long: does a file system hang?")?;
+    audit_log.select(read.context("reading the audit policy was given up")??);
     Ok(())
 }
 
@@ -185,7 +191,7 @@ fn log_file(path: PathBuf, keep: Keep) -> Result<LogFile> {
 }
 
 fn read_policy(path: &Path) -> Result<Policy> {
-    let text = std::fs::read_to_string(path)
+    let text = files::read_text(path, limits::AUDIT_POLICY_BYTES)
         .with_context(|| format!("cannot read the audit policy {}", path.display()))?;
     Policy::from_yaml(&text).with_context(|| path.display().to_string())
 }

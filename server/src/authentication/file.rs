@@ -1,6 +1,5 @@
 //! Reading the authentication file, and what it names.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use underpass_authenticate::{ConfigError, Misconfigured};
+use underpass_core::files;
 use underpass_core::yaml::Fault;
 use zeroize::Zeroizing;
 
@@ -48,6 +48,8 @@ pub(crate) enum AuthenticationError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("the authentication file, or one that it names, is not read")]
+    Stuck(#[source] files::Stuck),
 }
 
 impl AuthenticationError {
@@ -113,6 +115,25 @@ impl File {
     }
 }
 
+/// The entries of a file, each with the contents of the files that it names.
+pub(super) type Wanted = Vec<(Entry, Contents)>;
+
+/// Reads the file, and every file that it names. Blocks. Without a file there are Underpass's own tokens.
+pub(super) fn read_all(path: Option<&Path>) -> Result<Wanted, AuthenticationError> {
+    let entries = match path {
+        Some(path) => File::read(path)?.authenticators,
+        None => vec![Entry::tokens()],
+    };
+    // Paths are relative to the authentication file.
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let mut read = Vec::with_capacity(entries.len());
+    for (position, entry) in entries.into_iter().enumerate() {
+        let contents = Contents::read(&entry.files(), position, folder)?;
+        read.push((entry, contents));
+    }
+    Ok(read)
+}
+
 /// The contents of the files that an entry names. Some of it is secret.
 #[derive(Clone, PartialEq)]
 pub(super) struct Contents(Vec<(PathBuf, Zeroizing<Vec<u8>>)>);
@@ -153,13 +174,7 @@ impl Contents {
 }
 
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "larger than 4 MiB",
-        ));
-    }
-    fs::read(path).map(Zeroizing::new)
+    files::read(path, MAX_BYTES)
 }
 
 /// `10s`, `5m`, `1h 30m`.

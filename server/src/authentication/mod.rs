@@ -14,7 +14,7 @@ mod prefixes;
 mod token_review;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{
     Authenticator, CertificateRequest, Chain, Misconfigured, Step, TokenAuthenticator,
 };
+use underpass_core::files::Readings;
 use underpass_core::{BoxError, Clusters};
 use underpass_directory::Directory;
 use underpass_https::Proxy;
@@ -31,7 +32,7 @@ use underpass_tunnel::chain;
 
 use self::entry::{Entry, EntryKind, Made};
 pub(crate) use self::file::AuthenticationError;
-use self::file::{Contents, File};
+use self::file::{Contents, Wanted};
 pub(crate) use self::fingerprints::Fingerprints;
 use self::fingerprints::Known;
 use crate::limits;
@@ -122,13 +123,19 @@ impl Authentication {
     /// Looks at the files from time to time, for as long as the server runs. An unusable file changes nothing.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut interval = tokio::time::interval(INTERVAL);
+        // Off the runtime: a file system that hangs would stop its tasks, and those of TLS handshakes with them.
+        let mut readings = Readings::default();
         let mut last = None;
         loop {
             tokio::select! {
                 _ = interval.tick() => {}
                 () = self.asked.notified() => last = None,
             }
-            let error = self.refresh().err().map(|error| chain(&error));
+            let path = self.path.clone();
+            let read = readings.next(move || file::read_all(path.as_deref()));
+            let read = read.await.map_err(AuthenticationError::Stuck).flatten();
+            let error = read.and_then(|wanted| self.follow(wanted));
+            let error = error.err().map(|error| chain(&error));
             // Once, not every second until somebody mends it.
             if error != last
                 && let Some(error) = &error
@@ -140,14 +147,14 @@ impl Authentication {
         }
     }
 
-    /// Makes what has changed.
+    /// Reads the files, and makes what has changed. Blocks.
     fn refresh(&self) -> Result<(), AuthenticationError> {
-        let entries = match &self.path {
-            Some(path) => File::read(path)?.authenticators,
-            None => vec![Entry::tokens()],
-        };
-        self.names_must_differ(&entries)?;
-        let wanted = self.read_all(entries)?;
+        self.follow(file::read_all(self.path.as_deref())?)
+    }
+
+    /// Makes what has changed.
+    fn follow(&self, wanted: Wanted) -> Result<(), AuthenticationError> {
+        self.names_must_differ(&wanted)?;
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |(entry, contents): &(Entry, Contents), built: &Built| {
             built.entry == *entry && built.contents == *contents
@@ -255,9 +262,9 @@ impl Authentication {
     }
 
     /// The same of an entry that has the name of one of them.
-    fn names_must_differ(&self, entries: &[Entry]) -> Result<(), AuthenticationError> {
+    fn names_must_differ(&self, wanted: &Wanted) -> Result<(), AuthenticationError> {
         let own = &self.surroundings.own;
-        for (position, entry) in entries.iter().enumerate() {
+        for (position, (entry, _)) in wanted.iter().enumerate() {
             if own.iter().any(|own| own.name() == entry.name) {
                 let why = Misconfigured::Twice(entry.name.clone());
                 let at = format!("authenticators[{position}]");
@@ -265,21 +272,6 @@ impl Authentication {
             }
         }
         Ok(())
-    }
-
-    fn read_all(&self, entries: Vec<Entry>) -> Result<Vec<(Entry, Contents)>, AuthenticationError> {
-        let mut read = Vec::with_capacity(entries.len());
-        for (position, entry) in entries.into_iter().enumerate() {
-            let contents = Contents::read(&entry.files(), position, self.folder())?;
-            read.push((entry, contents));
-        }
-        Ok(read)
-    }
-
-    /// Paths are relative to the authentication file.
-    fn folder(&self) -> &Path {
-        let path = self.path.as_deref().unwrap_or(Path::new(""));
-        path.parent().unwrap_or(Path::new(""))
     }
 
     fn build(

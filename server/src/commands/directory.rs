@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
+use underpass_core::files;
 use underpass_directory::{Contents, Directory, MemoryStore, Revision, Store, Write};
 use underpass_directory_etcd::Missing;
 use underpass_terminal::say;
@@ -100,7 +101,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 async fn import(folder: &Path, options: Import) -> Result<()> {
     let etcd = options.etcd.config()?;
     let path = options.file.display();
-    let text = fs::read_to_string(&options.file);
+    let text = files::read_text_once(&options.file, u64::MAX);
     let text = text.with_context(|| format!("cannot read {path}"))?;
     let copied = copy::read(&text).with_context(|| format!("{path} cannot be used"))?;
     understood(&copied)

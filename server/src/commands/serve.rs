@@ -116,7 +116,7 @@ async fn serve(data: PathBuf, options: Serve) -> Result<()> {
                 Asked::Stop(signal) => break signal,
                 Asked::Reload(signal) => {
                     tracing::info!(signal, "reading the authentication file, the audit policy and the certificate again");
-                    server.reload(&audit);
+                    server.reload(&audit).await;
                 }
             },
             // At once: to drain would be to serve without it.

@@ -148,10 +148,10 @@ impl Server {
 
     /// Looks at the authentication file and at the files of the certificate now, and reads the audit policy again. An unusable file changes nothing, and the log
     /// says why.
-    pub(crate) fn reload(&self, audit: &audit::Options) {
+    pub(crate) async fn reload(&self, audit: &audit::Options) {
         self.authentication.look_again();
         self.certificate.look_again();
-        if let Err(error) = audit::reload(audit, &self.audit) {
+        if let Err(error) = audit::reload(audit, &self.audit).await {
             tracing::error!("keeping the last good audit policy: {error:#}");
         }
     }

@@ -209,6 +209,80 @@ async fn signals_that_ask_for_files_to_be_read_end_no_server() {
     assert!(server.ended().await.success(), "{}", server.log());
 }
 
+/// Opening a pipe waits for its writer, and that would stop a thread of the runtime for good.
+#[tokio::test]
+async fn rule_23_a_pipe_in_the_place_of_a_file_stops_no_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    for (name, text) in [
+        ("idp.pem", made.cert.pem()),
+        ("tls.pem", made.cert.pem()),
+        ("key.pem", made.signing_key.serialize_pem()),
+        ("policy", POLICY.replace("LEVEL", "Metadata")),
+        ("auth.yaml", AUTHENTICATION.to_owned()),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let flags = [
+        "--name=localhost",
+        "--authentication={}/auth.yaml",
+        "--tls-certificate={}/tls.pem",
+        "--tls-key={}/key.pem",
+        "--audit-policy={}/policy",
+    ];
+    let mut server = Server::start_in(folder, "", &flags).await;
+    fs::copy(server.path("tls.pem"), server.path("data/ca.pem")).unwrap();
+    for name in ["idp.pem", "auth.yaml", "tls.pem", "key.pem", "policy"] {
+        let (path, kept) = (server.path(name), server.path("kept"));
+        fs::rename(&path, &kept).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        server.signal(Signal::HUP);
+        server.logs(&format!("{name}: it is no regular file")).await;
+        // One worker of the runtime for each connection, and more.
+        for _ in 0..4 {
+            assert_ok(&ask(server.connect().await.unwrap(), "/readyz").await);
+        }
+        assert_ok(&server.operator("/v1/users").await);
+        fs::remove_file(&path).unwrap();
+        fs::rename(&kept, &path).unwrap();
+    }
+    // And the files are followed still.
+    let other = AUTHENTICATION.replace("name: corp", "name: other");
+    fs::write(server.path("auth.yaml"), other).unwrap();
+    server.logs("authenticators=\"tokens,other\"").await;
+    let path = server.path("auth.yaml");
+    fs::remove_file(&path).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+    server.signal(Signal::TERM);
+    assert!(server.ended().await.success(), "{}", server.log());
+
+    // Nor does one begin with it.
+    let folder = std::mem::replace(&mut server.folder, tempfile::tempdir().unwrap());
+    let mut server = Server::spawn(folder, "", &["--authentication={}/auth.yaml"]);
+    assert!(!server.ended().await.success());
+    assert!(
+        server.log().contains("it is no regular file"),
+        "{}",
+        server.log()
+    );
+}
+
+const AUTHENTICATION: &str = "
+authenticators:
+- name: tokens
+  tokens: {}
+- name: corp
+  jwt:
+    issuer:
+      url: https://127.0.0.1:1
+      audiences: [underpass]
+      certificateAuthorityFile: idp.pem
+    claimMappings:
+      username: {claim: email, prefix: 'corp:'}
+";
+
 #[tokio::test]
 async fn rule_23_few_open_files_keep_neither_health_nor_operators_out() {
     raise_open_files().unwrap();

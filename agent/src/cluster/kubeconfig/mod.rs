@@ -4,14 +4,14 @@
 
 mod form;
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError as KubeError, LoadDataError};
 use thiserror::Error;
 use tokio::runtime::Handle;
-use underpass_core::{limits, yaml::Fault};
+use underpass_core::{files, limits, yaml::Fault};
 use zeroize::Zeroizing;
 
 /// Stands in the place of a proxy's URL where a kubeconfig has none.
@@ -82,16 +82,11 @@ fn parse(path: &Path) -> Result<Kubeconfig, Why> {
 }
 
 fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, Why> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = std::fs::File::open(path).and_then(|file| {
-        let most = limits::KUBECONFIG_BYTES + 1;
-        file.take(most).read_to_end(&mut bytes)
-    });
-    read.map_err(Why::Read)?;
-    if bytes.len() as u64 > limits::KUBECONFIG_BYTES {
-        return Err(Why::TooLarge);
-    }
-    Ok(bytes)
+    let read = files::read(path, limits::KUBECONFIG_BYTES);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => Why::TooLarge,
+        _ => Why::Read(error),
+    })
 }
 
 /// As client-go does it: a command without a slash is looked for in `PATH`.
@@ -224,6 +219,19 @@ mod tests {
         tokio::task::spawn_blocking(move || load(&path, None))
             .await
             .unwrap()
+    }
+
+    /// A reader that waited for a writer would read no later kubeconfig.
+    #[tokio::test]
+    async fn rule_23_a_pipe_in_the_place_of_a_kubeconfig_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let loading = tokio::task::spawn_blocking(move || load(&path, None));
+        let error = loading.await.unwrap().unwrap_err();
+        let shown = underpass_tunnel::chain(&error).to_string();
+        assert!(shown.contains("is no regular file"), "{shown}");
     }
 
     fn kubeconfig(cluster: &str, user: &str) -> String {

@@ -10,7 +10,11 @@ use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::WebhookError;
-use underpass_core::{BoxError, files::Stamps};
+use underpass_core::{
+    BoxError,
+    files::{self, Stamps},
+    limits,
+};
 use underpass_https::{Proxy, ProxyUrl};
 
 /// Stands in the place of a proxy's URL where a kubeconfig has none.
@@ -60,6 +64,7 @@ fn config(error: BoxError) -> WebhookError {
 /// Reads the file as client-go does, where kube reads it in another way. Blocks.
 fn load(path: &Path) -> Result<(Kubeconfig, Stamps), WebhookError> {
     let stamps = Stamps::of(vec![path.to_owned()]);
+    is_file(path)?;
     let mut kubeconfig = Kubeconfig::read_from(path).map_err(|error| config(error.into()))?;
     let mut files = Vec::new();
     let clusters = kubeconfig.clusters.iter_mut();
@@ -74,12 +79,18 @@ fn load(path: &Path) -> Result<(Kubeconfig, Stamps), WebhookError> {
     let mut users = kubeconfig.auth_infos.iter_mut();
     let user = users.find(|one| Some(one.name.as_str()) == user);
     let Some(user) = user.and_then(|user| user.auth_info.as_mut()) else {
+        for path in &files {
+            is_file(path)?;
+        }
         return Ok((kubeconfig, stamps.and(&files)));
     };
     tidy_user(user);
     let named = [&user.client_certificate, &user.client_key, &user.token_file];
     files.extend(named.into_iter().flatten().map(PathBuf::from));
     let stamps = stamps.and(&files);
+    for path in &files {
+        is_file(path)?;
+    }
     if let Some(path) = user.token_file.take() {
         user.token = Some(token(PathBuf::from(path))?);
     }
@@ -132,11 +143,20 @@ fn join(base64: &mut String) {
     base64.retain(|character| !character.is_ascii_whitespace());
 }
 
+/// kube reads it, and would wait for the writer of a pipe. Blocks.
+fn is_file(path: &Path) -> Result<(), WebhookError> {
+    let opened = files::open(path, limits::KUBECONFIG_BYTES);
+    opened.map(drop).map_err(|fault| WebhookError::File {
+        path: path.to_owned(),
+        source: fault.into(),
+    })
+}
+
 /// Editors and `echo` end a file with a line feed, which no header holds. The file counts before a token beside it.
 fn token(path: PathBuf) -> Result<SecretString, WebhookError> {
-    let read = std::fs::read_to_string(&path);
+    let read = files::read_text(&path, limits::TOKEN_FILE_BYTES);
     let read = read
-        .map(SecretString::from)
+        .map(|mut text| SecretString::from(std::mem::take(&mut *text)))
         .and_then(|text| match text.expose_secret().trim() {
             "" => Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")),
             token => Ok(SecretString::from(token)),

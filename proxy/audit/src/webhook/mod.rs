@@ -54,6 +54,14 @@ pub enum WebhookError {
     /// Its kubeconfig cannot be used.
     #[error("the kubeconfig of the audit webhook cannot be used")]
     Config(#[source] BoxError),
+    /// Its kubeconfig, or a file that this names, cannot be read.
+    #[error("cannot read {path:?} of the audit webhook's kubeconfig")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The file with its token cannot be used.
     #[error("cannot use the token file {path:?} of the audit webhook's kubeconfig")]
     TokenFile {

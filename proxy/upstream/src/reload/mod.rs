@@ -3,8 +3,13 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -54,6 +59,9 @@ impl std::fmt::Debug for Reader {
     }
 }
 
+/// A place among the looks that may hang. The thread of a look has it, since a look that is given up leaves its thread behind.
+type Seat = Arc<OwnedSemaphorePermit>;
+
 /// A reading, and the state of its files before it.
 struct Read {
     generation: Generation,
@@ -64,8 +72,16 @@ struct Read {
 const READINGS: usize = 2;
 
 impl Reader {
-    async fn read(self: Arc<Self>, last: Option<Arc<Generation>>) -> Result<Read, ApiServerError> {
-        let reading = tokio::task::spawn_blocking(move || self.read_files(last.as_deref()));
+    async fn read(
+        self: Arc<Self>,
+        last: Option<Arc<Generation>>,
+        seat: Option<Seat>,
+    ) -> Result<Read, ApiServerError> {
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = self.read_files(last.as_deref());
+            drop(seat);
+            read
+        });
         reading.await.map_err(ApiServerError::Read)?
     }
 
@@ -74,12 +90,18 @@ impl Reader {
         self: Arc<Self>,
         last: Arc<Generation>,
         stamps: Arc<Stamps>,
+        seat: Seat,
     ) -> Result<Option<Read>, ApiServerError> {
-        let looking = tokio::task::spawn_blocking(move || stamps.are_current());
+        let held = Arc::clone(&seat);
+        let looking = tokio::task::spawn_blocking(move || {
+            let same = stamps.are_current();
+            drop(held);
+            same
+        });
         if looking.await.map_err(ApiServerError::Read)? {
             return Ok(None);
         }
-        let read = self.read(Some(last)).await?;
+        let read = self.read(Some(last), Some(seat)).await?;
         read.generation.try_credential().await?;
         Ok(Some(read))
     }
@@ -126,9 +148,17 @@ struct Looking {
     /// The last look ended with an error.
     failed: bool,
     stamps: Arc<Stamps>,
-    /// It goes on where the request that waited for it has gone, so that a file system that hangs holds one thread, and a plugin
-    /// runs once.
-    look: Option<AbortOnDropHandle<Result<Option<Read>, ApiServerError>>>,
+    /// It goes on where the request that waited for it has gone, so that a plugin runs once.
+    look: Option<Look>,
+    seats: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Look {
+    began: Instant,
+    task: AbortOnDropHandle<Result<Option<Read>, ApiServerError>>,
+    /// A request has waited for it in vain.
+    slow: bool,
 }
 
 impl std::fmt::Debug for Read {
@@ -140,12 +170,13 @@ impl std::fmt::Debug for Read {
 impl Reload {
     pub(super) async fn start(reader: Reader) -> Result<Self, ApiServerError> {
         let reader = Arc::new(reader);
-        let read = Arc::clone(&reader).read(None).await?;
+        let read = Arc::clone(&reader).read(None, None).await?;
         let looking = Looking {
             at: Moment::now(),
             failed: false,
             stamps: Arc::new(read.stamps),
             look: None,
+            seats: Arc::new(Semaphore::new(limits::STUCK_READINGS)),
         };
         Ok(Self {
             reader,
@@ -176,11 +207,7 @@ impl Reload {
         if looking.at.elapsed() < pause {
             return current;
         }
-        if looking.look.is_none() {
-            let stamps = Arc::clone(&looking.stamps);
-            let look = Arc::clone(&self.reader).read_again(Arc::clone(&current), stamps);
-            looking.look = Some(AbortOnDropHandle::new(tokio::spawn(look)));
-        }
+        looking.begin(&self.reader, &current);
         match looking.finish().await {
             Some(generation) => {
                 tracing::info!("the configuration for the API server was read again");
@@ -195,10 +222,37 @@ impl Reload {
 }
 
 impl Looking {
+    /// Begins a look where there is none, or where it hangs: the path may lead to another file system by then.
+    fn begin(&mut self, reader: &Arc<Reader>, current: &Arc<Generation>) {
+        let hangs =
+            |look: &Look| look.began.elapsed() >= limits::FILE_GIVEN_UP && !look.task.is_finished();
+        let goes_on = self.look.as_ref().is_some_and(|look| !hangs(look));
+        if goes_on {
+            return;
+        }
+        // Where too many hang, the last look goes on.
+        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
+            return;
+        };
+        let stamps = Arc::clone(&self.stamps);
+        let look = Arc::clone(reader).read_again(Arc::clone(current), stamps, Arc::new(seat));
+        self.look = Some(Look {
+            began: Instant::now(),
+            task: AbortOnDropHandle::new(tokio::spawn(look)),
+            slow: false,
+        });
+    }
+
     /// Waits for the look. The last reading is kept where it fails: files may be half written.
     async fn finish(&mut self) -> Option<Generation> {
         let look = self.look.as_mut()?;
-        let looked = tokio::time::timeout(limits::FILE_TIME, look).await;
+        // One request waits for a look that hangs, and no other.
+        let wait = match look.slow {
+            true => Duration::ZERO,
+            false => limits::FILE_TIME,
+        };
+        let looked = tokio::time::timeout(wait, &mut look.task).await;
+        look.slow = looked.is_err();
         // Those who waited meanwhile do not wait as long again.
         self.at = Moment::now();
         let Ok(looked) = looked else {

@@ -1,8 +1,7 @@
 mod plugins;
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::Path,
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     endpoint::{ConnectError, Offer},
-    testing::{Made, fifo, make, pass, until},
+    testing::{Made, make, pass, until},
 };
 
 /// A kubeconfig's user and CA, in files of a folder.
@@ -158,15 +157,36 @@ async fn a_ca_that_was_replaced_is_looked_at_as_soon_as_the_api_server_is_not_tr
     meet(&generation, &listener, &acceptor).await.0.unwrap();
 }
 
+/// A configuration whose certificate is replaced behind its first reading, before the files are looked at again.
+#[derive(Debug)]
+struct Replaced {
+    config: kube::Config,
+    looks: AtomicUsize,
+    files: [(PathBuf, String); 2],
+}
+
+impl ConfigSource for Replaced {
+    fn load(&self) -> Result<kube::Config, BoxError> {
+        Ok(self.config.clone())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        if self.looks.fetch_add(1, Ordering::Relaxed) == 1 {
+            for (path, text) in &self.files {
+                fs::write(path, text).unwrap();
+            }
+        }
+        Vec::new()
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_that_is_replaced_while_it_is_read_is_read_once_more() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let (server, first, second) = (make(), make(), make());
     fs::write(path("crt"), first.certificate.pem()).unwrap();
-    // The certificate is read first: a reader that waits for the key has read it.
-    fifo(&path("key"));
-    fs::write(path("next"), second.key.serialize_pem()).unwrap();
+    fs::write(path("key"), first.key.serialize_pem()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let acceptor = tls(&server, &[&first, &second]);
     let mut config = config(listener.local_addr().unwrap().port());
@@ -174,17 +194,15 @@ async fn a_certificate_that_is_replaced_while_it_is_read_is_read_once_more() {
     let name = |name: &str| Some(path(name).to_str().unwrap().to_owned());
     config.auth_info.client_certificate = name("crt");
     config.auth_info.client_key = name("key");
-    let (key, crt) = (path("key"), path("crt"));
-    let (next, certificate) = (path("next"), second.certificate.pem());
-    let old_key = first.key.serialize_pem();
-    let replacing = tokio::task::spawn_blocking(move || {
-        let mut writer = OpenOptions::new().write(true).open(&key).unwrap();
-        fs::write(crt, certificate).unwrap();
-        fs::rename(next, &key).unwrap();
-        writer.write_all(old_key.as_bytes()).unwrap();
-    });
-    let reload = start(config, None).await;
-    replacing.await.unwrap();
+    let source = Replaced {
+        config,
+        looks: AtomicUsize::new(0),
+        files: [
+            (path("crt"), second.certificate.pem()),
+            (path("key"), second.key.serialize_pem()),
+        ],
+    };
+    let reload = try_start(source).await.unwrap();
     let generation = reload.now().await;
     let (connected, shown) = meet(&generation, &listener, &acceptor).await;
     connected.unwrap();
@@ -282,7 +300,54 @@ async fn rule_23_files_that_hang_hold_one_thread_and_the_last_reading_goes_on() 
     // Others do not wait as long again.
     assert!(same(&first, &reload.now().await));
     go.send(()).unwrap();
+    let looking = async || {
+        let looking = reload.looking.lock().await;
+        looking
+            .look
+            .as_ref()
+            .is_some_and(|look| !look.task.is_finished())
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while looking().await {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the look does not end"
+        );
+        tokio::task::yield_now().await;
+    }
     pass(limits::TOKEN_FILE_AGE).await;
     assert!(!same(&first, &reload.now().await));
     assert_eq!(loads.load(Ordering::Relaxed), 2);
+}
+
+/// The path may lead to another file system than the one that hangs.
+#[tokio::test]
+async fn rule_23_a_look_at_files_that_hangs_is_given_up_and_another_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kubeconfig");
+    let loads = Arc::new(AtomicUsize::new(0));
+    let (go, go_on) = mpsc::channel();
+    let source = Hanging {
+        config: config(1),
+        loads: Arc::clone(&loads),
+        go_on: Mutex::new(go_on),
+        file: file.clone(),
+    };
+    go.send(()).unwrap();
+    let reload = try_start(source).await.unwrap();
+    let first = reload.now().await;
+    fs::write(&file, "another").unwrap();
+    for looks in 1..=limits::STUCK_READINGS {
+        pass(limits::FILE_GIVEN_UP).await;
+        let waiting = async {
+            until(|| loads.load(Ordering::Relaxed) == 1 + looks).await;
+            pass(limits::FILE_TIME).await;
+        };
+        let (now, ()) = tokio::join!(reload.now(), waiting);
+        assert!(same(&first, &now));
+    }
+    // A thread of each is left, and no more than these.
+    pass(limits::FILE_GIVEN_UP).await;
+    assert!(same(&first, &reload.now().await));
+    assert_eq!(loads.load(Ordering::Relaxed), 1 + limits::STUCK_READINGS);
 }
