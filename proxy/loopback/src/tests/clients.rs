@@ -11,6 +11,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio_rustls::client::TlsStream;
+use underpass_core::limits;
 
 use super::*;
 
@@ -240,4 +241,63 @@ async fn an_answer_that_breaks_off_arrives_as_far_as_it_came() {
             Err(_) => break,
         }
     }
+}
+
+#[tokio::test]
+async fn a_large_head_has_the_servers_bound_over_http_2() {
+    let world = World::new().await;
+    let mut sender = world.http2().await;
+    for (length, status) in [
+        (200 * 1024, StatusCode::OK),
+        (
+            limits::HEADER_BYTES,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        ),
+    ] {
+        let request = Request::get(format!("https://{}/x", world.address))
+            .header(header::AUTHORIZATION, format!("Bearer {}", world.token))
+            .header("x-large", "x".repeat(length));
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), status);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let is_status = body.windows(15).any(|part| part == br#""kind":"Status""#);
+        assert_eq!(is_status, status != StatusCode::OK);
+    }
+}
+
+/// Lets so much of the server's time pass. Time stands still for sockets otherwise.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_and_a_slow_head_is_not() {
+    let world = World::new().await;
+    let (mut from, mut to) = world.http1().await;
+    let request = format!("GET /x HTTP/1.1\r\n{}\r\n", world.lines());
+    for _ in 0..3 {
+        to.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"/x 0") {
+            let read = from.read_buf(&mut answer);
+            let read = tokio::time::timeout(PATIENCE, read).await;
+            assert_ne!(read.expect("no answer").unwrap(), 0, "it is closed");
+        }
+        pass(limits::HEADER_READ_TIMEOUT * 5).await;
+    }
+    to.write_all(b"GET /x HTTP/1.1\r\n").await.unwrap();
+    // Less in all than an idle connection has.
+    for _ in 0..8 {
+        // The server reads what came.
+        let read = tokio::time::timeout(Duration::from_millis(200), from.read(&mut [0])).await;
+        if let Ok(read) = read {
+            assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+            return;
+        }
+        pass(limits::HEADER_READ_TIMEOUT + Duration::from_secs(1)).await;
+    }
+    panic!("it is kept");
 }
