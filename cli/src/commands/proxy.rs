@@ -8,11 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use underpass_api::{Client, Myself};
 use underpass_core::{Body, ClusterName, status_response};
-use underpass_loopback::{Entry, Handler, Loopback};
+use underpass_loopback::{Entry, Handler, Loopback, RequestBody};
 use underpass_session::{Event, UserSession};
 use underpass_terminal::{say, show};
 
@@ -119,7 +118,7 @@ struct Relay {
 
 #[async_trait]
 impl Handler for Relay {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         if leads_to_one(request.uri().path(), &self.clusters) {
             return self.session.relay(request).await;
         }

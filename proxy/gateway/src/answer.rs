@@ -186,7 +186,7 @@ impl Answer {
             }),
             watch_end: self.watch_end,
             cluster: self.cluster,
-            cut: Arc::clone(&connection.cut),
+            cut: Arc::clone(connection.served.is_cut()),
         };
         parts.extensions.insert(IsSending);
         let most = match connection.info().protocol {

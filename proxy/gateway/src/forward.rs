@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
     uri::PathAndQuery,
 };
 use tracing::Instrument;
@@ -15,7 +15,6 @@ use super::{
     answer::{Answer, Question, refuse},
     audit::Record,
     budget::{Seat, SeatKind},
-    request_target::Heads,
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
     shells::ShellWay,
@@ -30,6 +29,7 @@ use underpass_http::{
     call::{Asked, within_bounds},
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     headers, pipe,
+    serve::{Heads, becomes_bytes},
     watch_end::WatchEnd,
 };
 
@@ -329,14 +329,6 @@ pub(super) fn open(
     let mut open = Open::new(target, identity, class, record.id());
     open.via = record.via();
     Ok(open)
-}
-
-/// Do raw bytes follow an answer of this status, to a CONNECT or to another request? (RFC 9110, sections 9.3.6 and 15.2.2.)
-pub(super) fn becomes_bytes(connects: bool, status: StatusCode) -> bool {
-    match connects {
-        true => status.is_success(),
-        false => status == StatusCode::SWITCHING_PROTOCOLS,
-    }
 }
 
 /// Requests that hyper lets pass, and two parsers may read differently. They deceive nothing here, but may deceive a proxy

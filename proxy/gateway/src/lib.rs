@@ -14,12 +14,8 @@ pub mod attack;
 mod audit;
 mod budget;
 mod connect;
-mod cut;
 mod forward;
-mod head_clock;
-mod idle;
 mod impersonation;
-mod linger;
 #[cfg(test)]
 mod one_parse;
 #[cfg(feature = "bench")]
@@ -27,9 +23,6 @@ mod one_parse;
 pub mod parts;
 mod plain_http;
 pub mod proxy_protocol;
-mod refusal;
-mod request_body;
-mod request_target;
 pub(crate) mod route;
 mod sending;
 mod serve;
@@ -37,11 +30,9 @@ mod services;
 mod shells;
 mod strangers;
 mod targets;
-mod unreadable;
-mod written;
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -58,16 +49,14 @@ use underpass_core::{
     ImpersonationAuthorizer, ImpersonationPolicy, Rejection,
     body::{Guard, Guarded},
 };
-use underpass_http::{scheduling::in_task::Turns, watch_end::Draining};
+pub use underpass_http::serve::{IdleTimeout, IdleTimeoutError, RequestBody};
+use underpass_http::{serve::Served, watch_end::Draining};
 
-use self::idle::Activity;
 use self::sending::{Sending, Sendings};
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
-    idle::{IdleTimeout, IdleTimeoutError},
     plain_http::{refuse_plain_http, refuse_plain_http2},
-    request_body::RequestBody,
     serve::ServeError,
     services::{NoServiceRoots, ServiceRoots},
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
@@ -81,13 +70,7 @@ pub struct Connection {
     sendings: Sendings,
     pipes: TaskTracker,
     gone: CancellationToken,
-    /// The server ends it, with its requests.
-    cut: Arc<AtomicBool>,
-    activity: Arc<Activity>,
-    /// Of the tasks of an HTTP/2 connection.
-    turns: OnceLock<Turns>,
-    /// Of the streams of an HTTP/2 connection.
-    client_ends: connect::ClientEnds,
+    served: Served,
 }
 
 impl Connection {
@@ -107,10 +90,7 @@ impl Connection {
             standing,
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
-            cut: Arc::default(),
-            activity: Arc::default(),
-            turns: OnceLock::new(),
-            client_ends: connect::ClientEnds::default(),
+            served: Served::default(),
         }
     }
 

@@ -4,8 +4,9 @@ use std::{io, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::{Standing, linger::Lingering, written};
+use super::Standing;
 use underpass_core::Rejection;
+use underpass_http::serve::{Lingering, written_refusal};
 
 /// Go's servers say the same, without a Status.
 const WHY: Rejection = Rejection::BadRequest(
@@ -24,8 +25,8 @@ pub async fn refuse_plain_http<I>(io: I, standing: Standing, head: bool) -> io::
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut io = Lingering::new(io, Arc::default(), standing);
-    io.write_all(&written::refusal(&WHY, head)).await?;
+    let mut io = Lingering::new(io, Arc::default(), || standing.discards());
+    io.write_all(&written_refusal(&WHY, head)).await?;
     io.shutdown().await
 }
 
@@ -41,7 +42,7 @@ pub async fn refuse_plain_http2<I>(io: I, standing: Standing) -> io::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut io = Lingering::new(io, Arc::default(), standing);
+    let mut io = Lingering::new(io, Arc::default(), || standing.discards());
     io.write_all(&goaway()).await?;
     io.shutdown().await
 }

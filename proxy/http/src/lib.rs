@@ -6,6 +6,7 @@
 //! - [`impersonate`]: an identity, as the headers that kube-apiserver reads.
 //! - [`exchange`]: one request and its answer over one stream, as HTTP/1.1; [`upgrade`] and [`pipe`]: its bytes after a 101.
 //! - [`review`]: this server's own questions to a cluster.
+//! - [`serve`]: connections of clients, with the answers that hyper alone would not give.
 //! - [`watch_end`]: a watch ends between two events.
 //! - [`scheduling`]: how few tasks and wake-ups that takes.
 //!
@@ -19,5 +20,6 @@ pub mod impersonate;
 pub mod pipe;
 pub mod review;
 pub mod scheduling;
+pub mod serve;
 pub mod upgrade;
 pub mod watch_end;

@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -28,6 +27,7 @@ use underpass_core::Body;
 
 pub use self::kubeconfig::Entry;
 use self::token::Token;
+pub use underpass_http::serve::RequestBody;
 
 /// Answers requests.
 #[async_trait]
@@ -36,7 +36,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// The future is dropped when the client is gone.
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body>;
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body>;
 }
 
 /// Why there is no listener.

@@ -8,9 +8,6 @@ pub(crate) const CONNECTIONS: usize = 1024;
 /// Time for TLS.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// Time for a request's head.
-pub(crate) const HEAD_TIME: Duration = Duration::from_secs(30);
-
 /// The pause after an error of the listener: no file is free, for example.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

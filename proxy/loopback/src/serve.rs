@@ -1,15 +1,9 @@
 //! Serves connections.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::Authority};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -17,6 +11,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_core::{Body, status_response};
+use underpass_http::call::within_bounds;
+use underpass_http::serve::{self, IdleTimeout, RequestBody};
 
 use super::limits;
 use super::strangers::{Stranger, Strangers};
@@ -116,26 +112,14 @@ impl<H: Handler> Inside<H> {
 
     async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>, stranger: &Arc<Stranger>) {
         let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let stranger = Arc::clone(stranger);
-        let service = service_fn(move |request| {
-            let (this, stranger) = (Arc::clone(&self), Arc::clone(&stranger));
-            async move { Ok::<_, Infallible>(this.answer(request, &stranger).await) }
+        let owner = Arc::new(Served {
+            inside: self,
+            stranger: Arc::clone(stranger),
+            served: serve::Served::default(),
         });
-        let io = TokioIo::new(tls);
         let served = match is_http2 {
-            true => {
-                let mut builder = http2::Builder::new(TokioExecutor::new());
-                builder.timer(TokioTimer::new());
-                pin!(builder.serve_connection(io, service)).await
-            }
-            false => {
-                let mut builder = http1::Builder::new();
-                builder
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(limits::HEAD_TIME);
-                let serving = builder.serve_connection(io, service).with_upgrades();
-                pin!(serving).await
-            }
+            true => serve::http2(tls, &owner).await,
+            false => serve::http1(tls, &owner).await,
         };
         if let Err(error) = served {
             tracing::debug!(
@@ -147,7 +131,7 @@ impl<H: Handler> Inside<H> {
 
     /// Answers a request. Where one that asks for an upgrade, or for a tunnel, gets none, the answer is its connection's last: bytes that the
     /// client has sent ahead, as if it had been upgraded, must not be read as requests (rule 1).
-    async fn answer(&self, request: Request<Incoming>, stranger: &Stranger) -> Response<Body> {
+    async fn answer(&self, request: Request<RequestBody>, stranger: &Stranger) -> Response<Body> {
         let asks =
             request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT;
         let is_last = asks && request.version() <= Version::HTTP_11;
@@ -161,9 +145,14 @@ impl<H: Handler> Inside<H> {
 
     async fn answer_of(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<RequestBody>,
         stranger: &Stranger,
     ) -> Response<Body> {
+        // hyper lets a little more pass, so that it is refused in words.
+        let mut request = match within_bounds(request) {
+            Ok(request) => request,
+            Err(rejection) => return rejection.to_response(),
+        };
         if !self.is_here(&request) {
             let message = "this listener serves its own address alone";
             return status_response(StatusCode::MISDIRECTED_REQUEST, "BadRequest", message, None);
@@ -195,5 +184,28 @@ impl<H: Handler> Inside<H> {
         let name = host.host().trim_start_matches('[').trim_end_matches(']');
         let own = name.parse() == Ok(self.address.ip());
         own || name.eq_ignore_ascii_case("localhost")
+    }
+}
+
+/// A connection, as it is served.
+struct Served<H> {
+    inside: Arc<Inside<H>>,
+    stranger: Arc<Stranger>,
+    served: serve::Served,
+}
+
+impl<H: Handler> serve::Owner for Served<H> {
+    fn served(&self) -> &serve::Served {
+        &self.served
+    }
+
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+        self.inside.answer(request, &self.stranger).await
+    }
+
+    /// As long as a connection to the server.
+    async fn finish(&self) {
+        let idle = IdleTimeout::default();
+        self.served.activity().idle_for(idle).await;
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -15,6 +16,8 @@ use underpass_core::full;
 
 use super::*;
 
+mod clients;
+
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Says which credentials it has seen.
@@ -22,13 +25,22 @@ struct Echo;
 
 #[async_trait]
 impl Handler for Echo {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+        if request.uri().path() == "/half" {
+            return Response::new(underpass_core::boxed(http_body_util::StreamBody::new(
+                futures_util::stream::iter([
+                    Ok(Frame::data(Bytes::from("half"))),
+                    Err(underpass_core::BoxError::from("broken off")),
+                ]),
+            )));
+        }
         let seen = request
             .headers()
             .get_all(header::AUTHORIZATION)
             .iter()
             .count();
-        Response::new(full(format!("{} {seen}", request.uri().path())))
+        let target = request.uri().path_and_query().unwrap();
+        Response::new(full(format!("{target} {seen}")))
     }
 }
 

@@ -25,9 +25,9 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::ends::ClientEnd;
 use crate::strangers::UnreadBody;
 use underpass_http::scheduling::in_task::{self, Child, Turns};
+use underpass_http::serve::{Charge as _, ClientEnd};
 
 /// The way to tell a clean end from a reset.
 pub(super) enum Ends {

@@ -2,7 +2,6 @@
 //! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
 
 mod client;
-mod ends;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -13,7 +12,6 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
-pub(crate) use self::ends::{ClientEnd, ClientEnds};
 use self::{
     client::{Answered, Ends, StreamEnds},
     way::Way,
@@ -25,13 +23,14 @@ use super::{
     audit::Record,
     budget::Seat,
     forward::AUDIT_ID,
-    idle::Active,
-    request_target::Heads,
     targets::Location,
 };
 use underpass_authenticate::adopt_proxy_authorization;
 use underpass_core::{Body, BoxedIo, Rejection, empty};
-use underpass_http::pipe::{self, Meter, PipeError};
+use underpass_http::{
+    pipe::{self, Meter, PipeError},
+    serve::{Active, ClientEnd, Heads},
+};
 
 impl Front {
     /// Answers a CONNECT. `ambiguous`: a reason to refuse it, for any target.
@@ -63,7 +62,7 @@ impl Front {
         let is_connection = request.version() <= Version::HTTP_11;
         // Before anything is awaited: a reset and an end that come meanwhile are noted.
         let stream = Heads::stream(request.headers());
-        let end = stream.map(|stream| connection.client_ends.of(stream));
+        let end = stream.map(|stream| connection.served.client_ends().of(stream));
         let client = hyper::upgrade::on(&mut request);
         let server_name = connection.info().server_name.as_deref();
         let way = match ambiguous {
@@ -152,7 +151,7 @@ impl Opened {
         record.head(StatusCode::OK);
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
-        let (ends, presence) = match connection.turns.get() {
+        let (ends, presence) = match connection.served.turns() {
             Some(turns) => {
                 let unread = connection.standing().body();
                 let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread, end);
@@ -164,7 +163,7 @@ impl Opened {
             }
         };
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
-        let active = Active::new(&connection.activity);
+        let active = Active::new(connection.served.activity());
         let held = (self.seat, self.recognised, active);
         let (client, stream) = (Answered::new(client, ends), self.stream);
         let piping = async move {

@@ -6,6 +6,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use hyper_util::rt::TokioIo;
+
 use super::*;
 use crate::{
     FrontConfig, IdleTimeout,

@@ -43,6 +43,7 @@ use self::{
 };
 pub use self::{crowd::StrangerBounds, known::Holder, metered::Metered};
 use underpass_core::{Peer, limits};
+use underpass_http::serve;
 
 /// Everybody who is connected. Clones share the budget.
 #[derive(Clone, Debug)]
@@ -482,14 +483,12 @@ impl Drop for Held {
 #[must_use]
 pub(crate) struct UnreadBody(Standing);
 
-impl UnreadBody {
-    /// So much of it was read.
-    pub(crate) fn read(&self, bytes: usize) {
+impl serve::Charge for UnreadBody {
+    fn read(&self, bytes: usize) {
         self.0.change(|charge| charge.body_read(bytes));
     }
 
-    /// So much of it was read and discarded. False: no more of it may be.
-    pub(crate) fn discarded(&self, bytes: usize) -> bool {
+    fn discarded(&self, bytes: usize) -> bool {
         let counted = self.0.0.as_ref();
         counted.is_none_or(|counted| counted.discarded(bytes))
     }
@@ -523,6 +522,7 @@ impl Drop for UnsentAnswer {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use underpass_http::serve::Charge as _;
 
     use super::*;
 

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +17,7 @@ use underpass_core::{
 use underpass_http::call::{Asked, Call, within_bounds};
 use underpass_http::exchange::{self, ExchangeError, Whole};
 use underpass_http::{headers, pipe};
-use underpass_loopback::Handler;
+use underpass_loopback::{Handler, RequestBody};
 use underpass_tunnel::chain;
 use underpass_upstream::Draining;
 
@@ -92,7 +91,7 @@ impl Shared {
     }
 
     /// Reads and decides on a request (rules 8, 16 and 26).
-    fn decide(&self, request: &Request<Incoming>) -> Result<Decided, Rejection> {
+    fn decide(&self, request: &Request<RequestBody>) -> Result<Decided, Rejection> {
         if headers::asks_impersonation(request.headers()) {
             return Err(Rejection::NotInShell(AS_ANOTHER.to_owned()));
         }
@@ -148,7 +147,7 @@ impl Shared {
 
     async fn send(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         client: &mut Option<OnUpgrade>,
     ) -> Result<Response<Body>, Rejection> {
         let Decided {
@@ -212,7 +211,7 @@ pub(super) struct Requests(pub(super) Arc<Shared>);
 
 #[async_trait]
 impl Handler for Requests {
-    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
         let discovery = headers::asks_for_discovery(request.headers());
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let mut client = upgrading.then(|| hyper::upgrade::on(&mut request));

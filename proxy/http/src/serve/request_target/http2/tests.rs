@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use proptest::{collection::vec, prelude::*};
 
 use super::{super::Targets, *};
-use crate::connect::ClientEnd;
+use crate::serve::ClientEnd;
 
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();

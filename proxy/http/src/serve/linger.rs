@@ -18,18 +18,19 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::Standing;
 use underpass_core::limits;
 
 /// Reads and discards, for a while, bytes that come after its own end was sent. On an upgraded connection they are the other
 /// protocol's, whose directions end separately.
-pub(super) struct Lingering<I> {
+#[derive(Debug)]
+pub struct Lingering<I, D> {
     io: I,
     state: State,
     upgraded: Arc<AtomicBool>,
-    standing: Standing,
+    discards: Option<D>,
 }
 
+#[derive(Debug)]
 enum State {
     Open,
     /// The end was sent; bytes may still come.
@@ -37,6 +38,7 @@ enum State {
     Closed,
 }
 
+#[derive(Debug)]
 struct Closing {
     /// So many bytes.
     left: usize,
@@ -63,23 +65,23 @@ impl Closing {
     }
 }
 
-impl<I> Lingering<I> {
-    /// `upgraded` is set before the upgraded stream has this. `standing` is not charged for bytes that are discarded.
-    pub(super) fn new(io: I, upgraded: Arc<AtomicBool>, standing: Standing) -> Self {
+impl<I, D> Lingering<I, D> {
+    /// `upgraded` is set before the upgraded stream has this. `discards` is called before the first bytes are discarded.
+    pub fn new(io: I, upgraded: Arc<AtomicBool>, discards: D) -> Self {
         Self {
             io,
             state: State::Open,
             upgraded,
-            standing,
+            discards: Some(discards),
         }
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
+impl<I: AsyncRead + Unpin, D: Unpin> AsyncRead for Lingering<I, D> {
     underpass_core::pass_on!(io: poll_read);
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin, D: FnOnce() + Unpin> AsyncWrite for Lingering<I, D> {
     underpass_core::pass_on!(io: poll_write, poll_write_vectored, is_write_vectored, poll_flush);
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -91,7 +93,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
                     if this.upgraded.load(Ordering::Acquire) {
                         return Poll::Ready(Ok(()));
                     }
-                    this.standing.discards();
+                    if let Some(discards) = this.discards.take() {
+                        discards();
+                    }
                     this.state = State::Closing(Closing::begin());
                 }
                 State::Closing(closing) => {
@@ -121,14 +125,14 @@ mod tests {
 
     use super::*;
 
-    fn closing(io: DuplexStream) -> Lingering<DuplexStream> {
-        Lingering::new(io, Arc::default(), Standing::default())
+    fn closing(io: DuplexStream) -> Lingering<DuplexStream, fn()> {
+        Lingering::new(io, Arc::default(), || {})
     }
 
     #[tokio::test]
     async fn an_upgraded_stream_is_read_after_its_other_end() {
         let (mut client, server) = duplex(1024);
-        let mut server = Lingering::new(server, Arc::new(true.into()), Standing::default());
+        let mut server = Lingering::new(server, Arc::new(true.into()), || {});
         server.shutdown().await.unwrap();
         client.write_all(b"later").await.unwrap();
         client.shutdown().await.unwrap();

@@ -14,7 +14,7 @@ use underpass_core::limits;
 
 /// The streams of a connection that are followed, by number. Clones are of one connection.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ClientEnds(Arc<Mutex<Streams>>);
+pub struct ClientEnds(Arc<Mutex<Streams>>);
 
 #[derive(Debug, Default)]
 struct Streams {
@@ -35,7 +35,7 @@ struct Stream {
 
 impl ClientEnds {
     /// The head of this stream has come.
-    pub(crate) fn begins(&self, stream: u32) {
+    pub fn begins(&self, stream: u32) {
         let mut streams = self.lock();
         if streams.unasked.len() >= limits::FOLLOWED_CONNECTS
             && let Some(oldest) = streams.unasked.pop_front()
@@ -52,21 +52,21 @@ impl ClientEnds {
     }
 
     /// The client has reset this stream.
-    pub(crate) fn reset_came(&self, stream: u32) {
+    pub fn reset_came(&self, stream: u32) {
         if let Some(state) = self.lock().all.remove(&stream) {
             state.reset.cancel();
         }
     }
 
     /// The last frame of the client's half of this stream has come, whole.
-    pub(crate) fn end_came(&self, stream: u32) {
+    pub fn end_came(&self, stream: u32) {
         if let Some(state) = self.lock().all.get(&stream) {
             state.ended.store(true, Ordering::Release);
         }
     }
 
     /// The end of this stream, if it was not reset yet.
-    pub(crate) fn of(&self, stream: u32) -> ClientEnd {
+    pub fn of(&self, stream: u32) -> ClientEnd {
         let mut streams = self.lock();
         streams.unasked.retain(|unasked| *unasked != stream);
         let state = streams.all.entry(stream).or_default();
@@ -85,7 +85,7 @@ impl ClientEnds {
 
 /// The client's end of a stream.
 #[derive(Debug)]
-pub(crate) struct ClientEnd {
+pub struct ClientEnd {
     all: ClientEnds,
     stream: u32,
     state: Arc<Stream>,
@@ -96,12 +96,12 @@ impl ClientEnd {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn reset(&self) {
+    pub async fn reset(&self) {
         self.state.reset.cancelled().await;
     }
 
     /// Whether it is known that the client's half has not ended.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.state.is_whole && !self.state.ended.load(Ordering::Acquire)
     }
 }

@@ -54,7 +54,7 @@ impl TryFrom<Duration> for IdleTimeout {
 
 /// A connection's activity.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<InFlight>);
+pub struct Activity(Mutex<InFlight>);
 
 #[derive(Debug)]
 struct InFlight {
@@ -81,13 +81,13 @@ impl Activity {
     }
 
     /// How many requests there were, where all of them have been answered.
-    pub(super) fn all_answered(&self) -> Option<u64> {
+    pub fn all_answered(&self) -> Option<u64> {
         let now = self.lock();
         (now.requests == 0).then_some(now.begun)
     }
 
     /// Waits until there was no request for this time. It looks again when that may be so: to be told of each request would be a turn for each.
-    pub(super) async fn idle_for(&self, time: IdleTimeout) {
+    pub async fn idle_for(&self, time: IdleTimeout) {
         let mut left = time.0;
         while !left.is_zero() {
             tokio::time::sleep(left).await;
@@ -101,10 +101,12 @@ impl Activity {
 }
 
 /// A request in flight, until its response's body is gone, or the stream that it has opened.
-pub(super) struct Active(Arc<Activity>);
+#[derive(Debug)]
+pub struct Active(Arc<Activity>);
 
 impl Active {
-    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+    /// One more request of this connection.
+    pub fn new(activity: &Arc<Activity>) -> Self {
         let mut now = activity.lock();
         now.requests = now.requests.saturating_add(1);
         now.begun = now.begun.saturating_add(1);
@@ -112,7 +114,8 @@ impl Active {
         Self(Arc::clone(activity))
     }
 
-    pub(super) fn hold(self, response: Response<Body>) -> Response<Body> {
+    /// A response that is in flight until its body is gone.
+    pub fn hold(self, response: Response<Body>) -> Response<Body> {
         response.map(|inner| body::boxed(Guarded::new(inner, self)))
     }
 }

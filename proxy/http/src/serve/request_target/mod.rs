@@ -18,7 +18,8 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) use {http1::Place, http2::Heads};
+pub(super) use http1::Place;
+pub use http2::Heads;
 
 /// A part of a request target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,9 +20,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Connection, strangers::UnreadBody};
+use super::{Charge, Served};
+use crate::scheduling::in_task::Turns;
 use underpass_core::limits;
-use underpass_http::scheduling::in_task::Turns;
 
 /// The body of a request over HTTP/1.1, once its answer is ready.
 #[derive(Clone, Debug, Default)]
@@ -68,16 +68,20 @@ pub struct RequestBody {
 #[derive(Debug)]
 struct Unread {
     incoming: Incoming,
-    /// None of a request without a body.
-    charged: Option<UnreadBody>,
+    /// None of a request without a body, or where nothing counts.
+    charged: Option<Box<dyn Charge>>,
 }
 
 impl RequestBody {
-    /// Of a request that came on `connection`.
-    pub fn new(incoming: Incoming, connection: &Connection) -> Self {
+    /// Of a request that came on a connection. `charge` is asked where a body follows.
+    pub(super) fn new(
+        incoming: Incoming,
+        served: &Served,
+        charge: impl FnOnce() -> Option<Box<dyn Charge>>,
+    ) -> Self {
         let follows = !incoming.is_end_stream();
-        let charged = follows.then(|| connection.standing().body());
-        let turns = connection.turns.get().filter(|_| follows).cloned();
+        let charged = follows.then(charge).flatten();
+        let turns = served.turns().filter(|_| follows).cloned();
         Self {
             unread: Some(Unread { incoming, charged }),
             turns,

@@ -34,6 +34,7 @@ const HTTP2: Rejection = Rejection::BadRequest(
 );
 
 /// A connection over HTTP/1.1 on which hyper's own answers get a body.
+#[derive(Debug)]
 pub(super) struct Explained<I> {
     io: I,
     activity: Arc<Activity>,

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use underpass_core::{Body, Rejection};
 
 /// A refusal as bytes, the last of their connection. `head`: the client has asked for a head alone.
-pub(super) fn refusal(why: &Rejection, head: bool) -> Vec<u8> {
+pub fn refusal(why: &Rejection, head: bool) -> Vec<u8> {
     let (parts, body) = why.to_response().into_parts();
     let body = at_hand(body);
     let mut answer = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();

@@ -20,7 +20,7 @@ use super::{
     Encode, Others, Part,
     hpack::{Field, Line, Malformed, Reader},
 };
-use crate::connect::ClientEnds;
+use crate::serve::ClientEnds;
 use underpass_core::limits;
 
 /// Length of a client's connection preface (section 3.4).
@@ -67,7 +67,7 @@ const MALFORMED: &[u8] = &[0x88];
 
 /// The heads of a connection's requests.
 #[derive(Debug)]
-pub(in super::super) struct Heads {
+pub struct Heads {
     mode: Mode,
     reader: Reader,
     /// Bytes to come that are of no head.
@@ -149,13 +149,13 @@ impl Heads {
     }
 
     /// The number of the stream of a CONNECT with these fields, where its head was read. A line of the client's own comes before.
-    pub(in super::super) fn stream(fields: &HeaderMap) -> Option<u32> {
+    pub fn stream(fields: &HeaderMap) -> Option<u32> {
         let line = fields.get_all(STREAM).iter().next_back()?;
         line.to_str().ok()?.parse().ok()
     }
 
     /// Whether the client's `:authority` could not be read. A client that sends the mark by itself is refused for nothing else.
-    pub(in super::super) fn is_without_authority<B>(request: &Request<B>) -> bool {
+    pub fn is_without_authority<B>(request: &Request<B>) -> bool {
         request.version() == Version::HTTP_2 && request.headers().contains_key(BAD_AUTHORITY)
     }
 
