@@ -73,18 +73,18 @@ pub(crate) async fn connect(
 /// Reads the files. Blocks.
 fn client(config: &EtcdConfig) -> Result<ClientConfig, ConnectError> {
     let mut roots = RootCertStore::empty();
+    let mut file = Vec::new();
     if let Some(path) = &config.ca {
         let pem = |error| ConnectError::Pem(path.clone(), error);
-        for certificate in underpass_pem::certificates(&read(path)?).map_err(pem)? {
-            let added = roots.add(certificate);
+        file = underpass_pem::certificates(&read(path)?).map_err(pem)?;
+        for certificate in &file {
+            let added = roots.add(certificate.clone());
             added.map_err(|error| ConnectError::Root(path.clone(), error))?;
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ConnectError::Tls)?
-        .with_root_certificates(roots);
+    let tls = underpass_trust::trusting(Arc::new(roots), file.into(), provider);
+    let tls = tls.map_err(ConnectError::Tls)?;
     let mut tls = match &config.certificate {
         None => tls.with_no_client_auth(),
         Some(files) => {
@@ -103,4 +103,59 @@ fn client(config: &EtcdConfig) -> Result<ClientConfig, ConnectError> {
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConnectError> {
     let read = files::read(path, PEM_FILE_BYTES);
     read.map_err(|error| ConnectError::Read(path.to_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// As `openssl req -x509` makes it: a CA's.
+    #[tokio::test]
+    async fn rule_10_etcds_own_certificate_in_its_ca_file_is_trusted_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, certificate.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let endpoint =
+            |host: &str| -> Endpoint { format!("https://{host}:{port}").parse().unwrap() };
+        let config = EtcdConfig {
+            endpoints: vec![endpoint("localhost")],
+            ca: Some(path),
+            certificate: None,
+            user: None,
+            prefix: "/underpass/".parse().unwrap(),
+            installation: None,
+        };
+        for (host, trusted) in [("localhost", true), ("127.0.0.1", false)] {
+            let accepting = async {
+                let tcp = listener.accept().await.unwrap().0;
+                acceptor.accept(tcp).await
+            };
+            let endpoint = endpoint(host);
+            let (connected, _) = tokio::join!(connect(&config, &endpoint), accepting);
+            assert_eq!(connected.is_ok(), trusted, "{:?}", connected.err());
+        }
+    }
 }

@@ -11,15 +11,21 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 
 use super::connector::Connector;
 use underpass_core::{BoxError, Brief, limits};
 use underpass_http_proxy::{Proxy, ProxyConfigError};
 use underpass_pem::PemError;
 
-/// The CAs that a server's certificate may come from.
+/// The CAs that a server's certificate may come from. A certificate that is read as one of them is trusted itself as well, as OpenSSL and
+/// Go do: a file may hold the self-signed certificate of the server.
 #[derive(Clone, Debug)]
-pub struct Roots(Arc<RootCertStore>);
+pub struct Roots {
+    store: Arc<RootCertStore>,
+    /// Those that were read, byte for byte; none of the system's.
+    file: Arc<[CertificateDer<'static>]>,
+}
 
 /// There are no certificates to trust.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +53,10 @@ impl Roots {
         if roots.is_empty() {
             return Err(RootsError::Empty);
         }
-        Ok(Self(Arc::new(roots)))
+        Ok(Self {
+            store: Arc::new(roots),
+            file: Arc::default(),
+        })
     }
 
     /// Reads CA certificates.
@@ -56,15 +65,20 @@ impl Roots {
     /// One of them cannot be used, or there is none.
     pub fn from_pem(pem: &[u8]) -> Result<Self, RootsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in underpass_pem::certificates(pem)? {
-            roots.add(certificate).map_err(RootsError::Certificate)?;
+        let file: Arc<[_]> = underpass_pem::certificates(pem)?.into();
+        for certificate in file.iter() {
+            let added = roots.add(certificate.clone());
+            added.map_err(RootsError::Certificate)?;
         }
-        Ok(Self(Arc::new(roots)))
+        Ok(Self {
+            store: Arc::new(roots),
+            file,
+        })
     }
 
     /// The certificates themselves.
     pub fn store(&self) -> Arc<RootCertStore> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.store)
     }
 
     /// TLS that trusts them, and nobody else.
@@ -73,10 +87,8 @@ impl Roots {
     /// The cryptography has no protocol version in common with TLS: never, as it is built.
     pub fn client(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Ok(ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(self.store())
-            .with_no_client_auth())
+        let builder = underpass_trust::trusting(self.store(), Arc::clone(&self.file), provider)?;
+        Ok(builder.with_no_client_auth())
     }
 }
 
@@ -231,6 +243,23 @@ mod tests {
         (tls, made.cert.pem())
     }
 
+    /// As `openssl req -x509` makes a server's own certificate: a CA's.
+    fn own_ca(name: &str) -> (ServerConfig, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], der)
+            .unwrap();
+        (tls, certificate.pem())
+    }
+
     /// A provider called `idp.example`, which is at no address that a resolver knows.
     struct Provider {
         address: SocketAddr,
@@ -240,7 +269,10 @@ mod tests {
 
     impl Provider {
         async fn start() -> Self {
-            let (tls, pem) = identity("idp.example");
+            Self::with(identity("idp.example")).await
+        }
+
+        async fn with((tls, pem): (ServerConfig, String)) -> Self {
             let roots = Roots::from_pem(pem.as_bytes()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -248,7 +280,10 @@ mod tests {
             let mut answering = JoinSet::new();
             answering.spawn(async move {
                 while let Ok((tcp, _)) = listener.accept().await {
-                    let mut stream = acceptor.accept(tcp).await.unwrap();
+                    // A client that does not trust it goes.
+                    let Ok(mut stream) = acceptor.accept(tcp).await else {
+                        continue;
+                    };
                     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"";
                     let _ = stream.read(&mut [0; 1024]).await;
                     stream.write_all(answer).await.unwrap();
@@ -326,6 +361,28 @@ mod tests {
         let asked = provider.ask(Some(&over_tls), proxy_is_at(&proxy)).await;
         assert_eq!(asked.unwrap(), "here");
         assert_eq!(proxy.asked(), [place]);
+    }
+
+    #[tokio::test]
+    async fn rule_10_a_certificate_of_the_ca_file_is_trusted_itself_for_its_name() {
+        let provider = Provider::with(own_ca("idp.example")).await;
+        let asked = provider.ask(None, vec![provider.address]).await;
+        assert_eq!(asked.unwrap(), "here");
+        let other = Provider::with(own_ca("other.example")).await;
+        let said = said(other.ask(None, vec![other.address]).await);
+        assert!(said.contains("not valid for name"), "{said}");
+        // A proxy's as well.
+        let (tls, pem) = own_ca("127.0.0.1");
+        let proxy = HttpProxy::with(Manner::Carry, Some(tls)).await.unwrap();
+        let mut config = proxy.config();
+        config.ca_pem = Some(pem.into_bytes());
+        let port = proxy.url("").rsplit_once(':').unwrap().1.parse().unwrap();
+        let at = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let asked = provider.ask(Some(&config), at.clone()).await;
+        assert_eq!(asked.unwrap(), "here");
+        // The same of another key is another one.
+        config.ca_pem = Some(own_ca("127.0.0.1").1.into_bytes());
+        provider.ask(Some(&config), at).await.unwrap_err();
     }
 
     #[tokio::test]

@@ -11,7 +11,6 @@ mod exec;
 mod generation;
 mod get;
 mod http1;
-mod pinned;
 mod places;
 mod pool;
 mod proxy;

@@ -16,9 +16,9 @@ use rustls_pki_types::CertificateDer;
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::pinned::Verifier;
 use underpass_core::{files, limits};
 use underpass_pem::PemError;
+use underpass_trust::Verifier;
 
 /// Why TLS towards the API server cannot be set up. Nothing that a file holds is repeated.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,12 @@ pub(super) fn trusting(config: &kube::Config) -> Result<rustls::ClientConfig, Tl
     let tls = trust.rustls_client_config();
     let mut tls = tls.map_err(|_| TlsError::Authorities)?;
     if let (Some(all), false) = (&trust.root_cert, trust.accept_invalid_certs) {
-        let provider = tls.crypto_provider();
-        let verifier = Verifier::new(all, provider).ok_or(TlsError::Authorities)?;
+        let provider = Arc::clone(tls.crypto_provider());
+        let trusted: Arc<[_]> = all.iter().cloned().map(CertificateDer::from).collect();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let verifier = Verifier::new(Arc::new(roots), trusted, provider);
+        let verifier = verifier.map_err(|_| TlsError::Authorities)?;
         tls.dangerous().set_certificate_verifier(Arc::new(verifier));
     }
     Ok(tls)

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -124,26 +124,26 @@ pub enum ProxyCaError {
 
 /// The configuration for a proxy's own TLS: with the CAs in `pem`, or with those of the system.
 fn tls_client(pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, ProxyCaError> {
-    let roots = match pem {
+    let (roots, file) = match pem {
         Some(pem) => roots(pem)?,
-        None => system_roots()?,
+        None => (system_roots()?, Arc::default()),
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     // Proxies are appliances, often old ones: TLS 1.2 as well.
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ProxyCaError::Rejected)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    let builder = underpass_trust::trusting(Arc::new(roots), file, provider);
+    let builder = builder.map_err(ProxyCaError::Rejected)?;
+    Ok(Arc::new(builder.with_no_client_auth()))
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, ProxyCaError> {
+/// The CAs in the text, and the certificates themselves.
+fn roots(pem: &[u8]) -> Result<(RootCertStore, Arc<[CertificateDer<'static>]>), ProxyCaError> {
     let mut roots = RootCertStore::empty();
-    for certificate in underpass_pem::certificates(pem)? {
-        roots.add(certificate).map_err(ProxyCaError::Rejected)?;
+    let file: Arc<[_]> = underpass_pem::certificates(pem)?.into();
+    for certificate in file.iter() {
+        let added = roots.add(certificate.clone());
+        added.map_err(ProxyCaError::Rejected)?;
     }
-    Ok(roots)
+    Ok((roots, file))
 }
 
 fn system_roots() -> Result<RootCertStore, ProxyCaError> {

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::WebhookError;
 use underpass_core::{
     BoxError,
-    files::{self, Stamps},
+    files::{self, FileFault, Stamps},
     limits,
 };
 use underpass_https::{Proxy, ProxyUrl};
@@ -71,6 +71,8 @@ fn load(path: &Path) -> Result<(Kubeconfig, Stamps), WebhookError> {
     for cluster in clusters.filter_map(|cluster| cluster.cluster.as_mut()) {
         tidy_cluster(cluster);
         files.extend(cluster.certificate_authority.as_ref().map(PathBuf::from));
+        let data = cluster.certificate_authority_data.is_some();
+        is_no_pipe(data, cluster.certificate_authority.as_deref())?;
     }
     let current = kubeconfig.current_context.as_deref();
     let mut contexts = kubeconfig.contexts.iter();
@@ -79,18 +81,16 @@ fn load(path: &Path) -> Result<(Kubeconfig, Stamps), WebhookError> {
     let mut users = kubeconfig.auth_infos.iter_mut();
     let user = users.find(|one| Some(one.name.as_str()) == user);
     let Some(user) = user.and_then(|user| user.auth_info.as_mut()) else {
-        for path in &files {
-            is_file(path)?;
-        }
         return Ok((kubeconfig, stamps.and(&files)));
     };
     tidy_user(user);
     let named = [&user.client_certificate, &user.client_key, &user.token_file];
     files.extend(named.into_iter().flatten().map(PathBuf::from));
     let stamps = stamps.and(&files);
-    for path in &files {
-        is_file(path)?;
-    }
+    let data = user.client_certificate_data.is_some();
+    is_no_pipe(data, user.client_certificate.as_deref())?;
+    let data = user.client_key_data.is_some();
+    is_no_pipe(data, user.client_key.as_deref())?;
     if let Some(path) = user.token_file.take() {
         user.token = Some(token(PathBuf::from(path))?);
     }
@@ -143,13 +143,23 @@ fn join(base64: &mut String) {
     base64.retain(|character| !character.is_ascii_whitespace());
 }
 
-/// kube reads it, and would wait for the writer of a pipe. Blocks.
+/// A file that kube reads where it has no data in its place. Blocks.
+fn is_no_pipe(has_data: bool, path: Option<&str>) -> Result<(), WebhookError> {
+    match path {
+        Some(path) if !has_data => is_file(Path::new(path)),
+        _ => Ok(()),
+    }
+}
+
+/// kube reads it, and would wait for the writer of a pipe. What else is wrong with it kube says. Blocks.
 fn is_file(path: &Path) -> Result<(), WebhookError> {
-    let opened = files::open(path, limits::KUBECONFIG_BYTES);
-    opened.map(drop).map_err(|fault| WebhookError::File {
-        path: path.to_owned(),
-        source: fault.into(),
-    })
+    match files::open(path, u64::MAX) {
+        Err(fault @ FileFault::NoFile) => Err(WebhookError::File {
+            path: path.to_owned(),
+            source: fault.into(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Editors and `echo` end a file with a line feed, which no header holds. The file counts before a token beside it.

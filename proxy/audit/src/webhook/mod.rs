@@ -7,15 +7,21 @@ mod tests;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header, uri};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use kube::client::{ClientBuilder, ConfigExt};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::CertificateDer,
+};
 use tower::ServiceBuilder;
 
 use self::kubeconfig::Target;
@@ -124,7 +130,7 @@ impl Service {
         let connector = connector.map_err(|error| unusable(error.into()))?;
         let client = client(&target.config, connector);
         Ok(Self {
-            client: client.map_err(|error| unusable(error.into()))?,
+            client: client.map_err(unusable)?,
             path: target.path,
             stamps: target.stamps,
         })
@@ -161,12 +167,19 @@ impl Sink for Webhook {
 }
 
 /// kube's own client, over these connections.
-fn client(config: &kube::Config, connector: Connector) -> kube::Result<kube::Client> {
+fn client(config: &kube::Config, connector: Connector) -> Result<kube::Client, BoxError> {
     if CryptoProvider::get_default().is_none() {
         // An error means that another thread was first.
         let _ = aws_lc_rs::default_provider().install_default();
     }
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let mut builder = HttpsConnectorBuilder::new()
+        .with_tls_config(tls(config)?)
+        .https_or_http();
+    if let Some(name) = config.tls_server_name.clone() {
+        let name = FixedServerNameResolver::new(name.try_into()?);
+        builder = builder.with_server_name_resolver(name);
+    }
+    let connector = builder.enable_http1().wrap_connector(connector);
     let https = Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
@@ -175,6 +188,20 @@ fn client(config: &kube::Config, connector: Connector) -> kube::Result<kube::Cli
         .map_err(BoxError::from)
         .service(https);
     Ok(ClientBuilder::new(service, config.default_namespace.as_str()).build())
+}
+
+/// kube's TLS, except that a certificate of the kubeconfig's CAs is trusted itself as well.
+fn tls(config: &kube::Config) -> Result<ClientConfig, BoxError> {
+    let mut tls = config.rustls_client_config()?;
+    if let (Some(all), false) = (&config.root_cert, config.accept_invalid_certs) {
+        let trusted: Arc<[_]> = all.iter().cloned().map(CertificateDer::from).collect();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let provider = Arc::clone(tls.crypto_provider());
+        let verifier = underpass_trust::Verifier::new(Arc::new(roots), trusted, provider)?;
+        tls.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
+    Ok(tls)
 }
 
 /// `audit.k8s.io/v1`, `EventList`.

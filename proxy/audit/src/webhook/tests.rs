@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use tokio::{
@@ -74,6 +74,58 @@ impl FakeService {
             self.port
         )
     }
+}
+
+/// As `openssl req -x509` makes it: a CA's.
+#[tokio::test]
+async fn rule_10_the_services_own_certificate_in_the_kubeconfig_is_trusted_itself() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let der = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], der)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = async {
+        let tcp = listener.accept().await.unwrap().0;
+        let mut tls = acceptor.accept(tcp).await?;
+        let mut request = Vec::new();
+        while !request.ends_with(b"]}") && tls.read_buf(&mut request).await? > 0 {}
+        tls.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (file, ca) = (dir.path().join("config"), dir.path().join("ca.pem"));
+    std::fs::write(&ca, certificate.pem()).unwrap();
+    let text = format!(
+        "current-context: one\ncontexts: [{{name: one, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}/', certificate-authority: ca.pem}}}}]\n\
+         users: [{{name: u, user: {{token: one}}}}]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let webhook = Webhook::from_kubeconfig(&file, None).await;
+    let mut webhook = webhook.ok().unwrap();
+    let (sent, served) = tokio::join!(send(&mut webhook), serving);
+    served.unwrap();
+    sent.unwrap();
+}
+
+/// A reader that waited for a writer would send no event any more.
+#[tokio::test]
+async fn rule_23_a_pipe_in_the_place_of_a_webhooks_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    let none = Webhook::from_kubeconfig(&file, None).await;
+    assert!(matches!(none, Err(WebhookError::File { .. })));
 }
 
 async fn send(webhook: &mut Webhook) -> Result<(), String> {

@@ -147,6 +147,17 @@ impl Tls {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired".to_owned()
             }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet".to_owned()
+            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                "its certificate is not for servers".to_owned()
+            }
+            // webpki's word for a CA's certificate that a server shows.
+            CertificateError::Other(_) => format!(
+                "its certificate is a CA's, and not one of those that this server has for services of cluster \"{}\"",
+                self.cluster
+            ),
             _ => "its certificate is not valid".to_owned(),
         }
     }

@@ -35,20 +35,33 @@ struct Certificate {
 impl Certificate {
     fn new(name: &str, protocols: &[&str]) -> Self {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        Self::of(&made.cert, &made.signing_key, protocols)
+    }
+
+    /// As `openssl req -x509` makes it: a CA's.
+    fn own_ca(name: &str) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self::of(&certificate, &key, &[])
+    }
+
+    fn of(certificate: &rcgen::Certificate, key: &rcgen::KeyPair, protocols: &[&str]) -> Self {
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
         Self {
-            pem: made.cert.pem(),
+            pem: certificate.pem(),
             config,
         }
     }
@@ -195,6 +208,29 @@ async fn rule_10_a_service_whose_certificate_nobody_vouches_for_gets_no_request(
         answer.contains("http is for services without TLS"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn rule_10_a_services_own_certificate_in_the_clusters_file_is_trusted_itself() {
+    let certificate = Certificate::own_ca(NAME);
+    let (site, world) = world(&certificate.pem).await;
+    let serving = async {
+        let mut tls = certificate.accept(site.next().await).await.unwrap();
+        read_head(&mut tls).await;
+        tls.write_all(OK).await.unwrap();
+        let _ = tls.read_u8().await;
+    };
+    let request = get(&world, "c", "Connection: close\r\n");
+    let (answer, ()) = tokio::join!(world.raw(&request), serving);
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    // One that is not in the file says why it is refused.
+    let other = Certificate::own_ca(NAME);
+    let (site, world) = self::world(&Certificate::new("ca", &[]).pem).await;
+    let serving = async { drop(other.accept(site.next().await).await) };
+    let request = get(&world, "c", "Connection: close\r\n");
+    let (answer, ()) = tokio::join!(world.raw(&request), serving);
+    assert_eq!(code(&answer), 502, "{answer}");
+    assert!(answer.contains("its certificate is a CA's"), "{answer}");
 }
 
 /// A file that hangs.

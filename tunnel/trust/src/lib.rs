@@ -1,15 +1,15 @@
-//! Certificates that are trusted themselves.
+//! Verifies the certificates of servers by the CAs of a file, as OpenSSL and Go do.
 //!
-//! Go takes a server's certificate that stands among the trusted ones, and asks for no issuer then. Kubeconfigs rely on it: their
-//! `certificate-authority-data` is then the certificate of the API server, or of a load balancer in front of it (kube-rs#1767). rustls
-//! looks for an issuer.
+//! They take a server's certificate that stands in the file itself, and ask for no issuer then. Operators rely on it: the file is then the
+//! self-signed certificate of the server, or of a load balancer in front of it (kube-rs#1767). rustls looks for an issuer.
 
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        VerifierBuilderError, WantsClientCert, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
@@ -18,23 +18,46 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+/// TLS that trusts `roots`, and nobody else. `file` are the certificates of the file that they were read from, byte for byte: none of
+/// them needs an issuer. It is empty for the system's CAs.
+///
+/// # Errors
+/// The cryptography has no protocol version in common with TLS, or none of the certificates can be used.
+pub fn trusting(
+    roots: Arc<RootCertStore>,
+    file: Arc<[CertificateDer<'static>]>,
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    if file.is_empty() {
+        return Ok(builder.with_root_certificates(roots));
+    }
+    let verifier = Verifier::new(roots, file, provider);
+    let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;
+    let builder = builder.dangerous();
+    Ok(builder.with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
 /// Verifies as rustls does, except that a certificate that is trusted itself needs no issuer.
 #[derive(Debug)]
-pub(super) struct Verifier {
-    trusted: Vec<CertificateDer<'static>>,
+pub struct Verifier {
+    trusted: Arc<[CertificateDer<'static>]>,
     issued: Arc<WebPkiServerVerifier>,
 }
 
 impl Verifier {
-    /// `None` where none of the certificates can be used.
-    pub(super) fn new(trusted: &[Vec<u8>], provider: &Arc<CryptoProvider>) -> Option<Self> {
-        let mut roots = RootCertStore::empty();
-        let trusted: Vec<_> = trusted.iter().cloned().map(CertificateDer::from).collect();
-        roots.add_parsable_certificates(trusted.iter().cloned());
-        let issued =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        let issued = issued.build().ok()?;
-        Some(Self { trusted, issued })
+    /// See [`trusting`].
+    ///
+    /// # Errors
+    /// There are no roots.
+    pub fn new(
+        roots: Arc<RootCertStore>,
+        trusted: Arc<[CertificateDer<'static>]>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let issued = WebPkiServerVerifier::builder_with_provider(roots, provider).build()?;
+        Ok(Self { trusted, issued })
     }
 }
 
@@ -115,8 +138,10 @@ mod tests {
 
     fn verify(trusted: &[&Certificate], shown: &Certificate, later: u64) -> Result<(), Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let trusted: Vec<_> = trusted.iter().map(|one| one.der().to_vec()).collect();
-        let verifier = Verifier::new(&trusted, &provider).unwrap();
+        let trusted: Arc<[_]> = trusted.iter().map(|one| one.der().clone()).collect();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let verifier = Verifier::new(Arc::new(roots), trusted, provider).unwrap();
         let now = Duration::from_secs(UnixTime::now().as_secs() + later);
         let now = UnixTime::since_unix_epoch(now);
         let name = ServerName::try_from("api.example").unwrap();
