@@ -124,13 +124,13 @@ impl Proxy {
         Client::new(&CLUSTER, &self.kubeconfig, way, wire)
     }
 
-    /// The URL and the token of its kubeconfig.
+    /// The URL of the cluster, by path, and the token of its kubeconfig.
     fn place(&self) -> (String, String) {
         let config = std::fs::read_to_string(&self.kubeconfig).unwrap();
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         (
-            text(&config["clusters"][0]["cluster"]["server"]),
+            text(&config["clusters"][0]["cluster"]["server"]) + "/k8s/clusters/" + CLUSTER_NAME,
             text(&config["users"][0]["user"]["token"]),
         )
     }
@@ -343,8 +343,13 @@ async fn rule_27_the_local_port_opens_with_its_token_alone() {
             .to_string()
             .contains(&token_of(laptop.deployment.admin_kubeconfig()))
     );
-    let url = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
-    let token = config["users"][0]["user"]["token"].as_str().unwrap();
+    // By name, so that the API server's root is the listener's: `get --raw` of older kubectl, and `kubectl proxy`, drop a path.
+    let name = &config["clusters"][0]["cluster"]["tls-server-name"];
+    assert_eq!(name, "edge.clusters.underpass.internal");
+    let client = proxy.client("by-name", Wire::WebSocket);
+    assert_eq!(client.run(&["get", "--raw", "/readyz"]).await, "ok");
+    let (url, token) = proxy.place();
+    let token = token.as_str();
     let asked = async |token: Option<&str>, path: &str| {
         let mut arguments = vec!["-k".to_owned(), "-o".into(), "/dev/null".into()];
         arguments.extend(["-w".into(), "%{http_code}".into(), format!("{url}{path}")]);
