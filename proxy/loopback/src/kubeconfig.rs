@@ -1,5 +1,7 @@
 //! A kubeconfig for a listener.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
@@ -26,10 +28,12 @@ impl Loopback {
         let ca = BASE64_STANDARD.encode(self.ca_pem());
         let clusters = entries.iter().map(|entry| {
             let server = format!("https://{}{}", self.address(), entry.path);
-            let mut cluster = json!({"server": server, "certificate-authority-data": ca});
-            if let Some(name) = &entry.server_name {
-                cluster["tls-server-name"] = json!(name);
-            }
+            let name = entry
+                .server_name
+                .as_deref()
+                .map(|name| ("tls-server-name", name));
+            let cluster = [("server", &*server), ("certificate-authority-data", &*ca)];
+            let cluster: BTreeMap<_, _> = cluster.into_iter().chain(name).collect();
             json!({"name": entry.name, "cluster": cluster})
         });
         let contexts = entries.iter().map(
