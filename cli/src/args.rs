@@ -129,6 +129,16 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Does it lead the connections of other programs, for as long as it runs?
+    pub(crate) fn has_many_connections(&self) -> bool {
+        matches!(
+            self,
+            Self::Forward(_) | Self::Shell(_) | Self::Exec(_) | Self::Proxy(_)
+        )
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Forward {
     /// Name of the cluster

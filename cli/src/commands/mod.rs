@@ -22,13 +22,16 @@ mod user;
 use anyhow::Result;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use underpass_terminal::{printable, show};
+use underpass_terminal::{printable, say, show};
 
 use crate::args::{Cli, Command};
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<()> {
     let which = &cli.which;
+    if cli.command.has_many_connections() {
+        raise_open_files();
+    }
     match cli.command {
         Command::Login(options) => login::log_in(which, options).await,
         Command::Logout => login::log_out(which).await,
@@ -50,6 +53,13 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
             completion::print(shell);
             Ok(())
         }
+    }
+}
+
+/// Each connection and each stream's target takes a file, and systems give 256 (macOS) or 1,024.
+fn raise_open_files() {
+    if let Err(error) = underpass_core::process::raise_open_files() {
+        say!("underpass: the limit of open files stays as it is: {error}");
     }
 }
 

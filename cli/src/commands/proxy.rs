@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use tokio_util::sync::CancellationToken;
 use underpass_api::{Client, Myself};
-use underpass_core::{Body, ClusterName, status_response};
-use underpass_loopback::{Entry, Handler, Loopback, RequestBody};
+use underpass_core::{Body, ClusterDomains, ClusterName, HostName, status_response};
+use underpass_loopback::{Entry, Handler, Loopback, RequestBody, ServerName};
 use underpass_session::{Event, UserSession};
 use underpass_terminal::{say, show};
 
@@ -28,12 +28,16 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let mut signals = Signals::listen()?;
     // A port that is taken is noticed before the server is asked.
     let loopback = Loopback::bind(options.listen).await?;
+    let domains = ClusterDomains::default();
+    let loopback = loopback.named(&domains.tls().wildcard())?;
     let config = which.session(options.transport.into()).await?;
     let server = which.server_of(&config).await?;
     let clusters = clusters(&Client::at(server), options.clusters).await?;
     let entries = clusters.iter().map(|cluster| Entry {
         name: cluster.to_string(),
-        path: format!("{CLUSTERS}{cluster}"),
+        // By path `kubectl proxy` and `get --raw` of older kubectl lose the path.
+        path: String::new(),
+        server_name: Some(domains.tls().name_of(cluster)),
     });
     let text = loopback.kubeconfig(&entries.collect::<Vec<_>>());
     let file = KubeconfigFile::write(options.kubeconfig.as_deref(), &text)?;
@@ -54,6 +58,7 @@ pub(crate) async fn run(which: &Which, options: Proxy) -> Result<()> {
     let relay = Relay {
         session: Arc::clone(&session),
         clusters,
+        domains,
     };
     let address = loopback.address();
     let serving = tokio::spawn(loopback.serve(relay, stop.clone()));
@@ -114,11 +119,18 @@ fn tell(server: &str, event: &Event) {
 struct Relay {
     session: Arc<UserSession>,
     clusters: Vec<ClusterName>,
+    domains: ClusterDomains,
 }
 
 #[async_trait]
 impl Handler for Relay {
-    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
+        if let Some(ServerName(name)) = request.extensions().get()
+            && let HostName::TlsCluster(cluster) = self.domains.read(name)
+            && let Some(below) = below(&cluster, request.uri())
+        {
+            *request.uri_mut() = below;
+        }
         if leads_to_one(request.uri().path(), &self.clusters) {
             return self.session.relay(request).await;
         }
@@ -128,6 +140,16 @@ impl Handler for Relay {
         );
         status_response(StatusCode::NOT_FOUND, "NotFound", &message, None)
     }
+}
+
+/// A target at a cluster's own name, as one below the cluster's path. `None` where it is below a cluster's path already: the server writes
+/// redirects so.
+fn below(cluster: &ClusterName, target: &Uri) -> Option<Uri> {
+    let path = target.path_and_query()?.as_str();
+    if path.starts_with(CLUSTERS) || !path.starts_with('/') {
+        return None;
+    }
+    format!("{CLUSTERS}{cluster}{path}").parse().ok()
 }
 
 /// Is it a path of one of these clusters?
@@ -142,6 +164,25 @@ fn leads_to_one(path: &str, clusters: &[ClusterName]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clusters_name_is_the_root_of_its_api_server() {
+        let edge = ClusterName::new("edge").unwrap();
+        let below = |target: &str| below(&edge, &target.parse().unwrap());
+        for (target, path) in [
+            ("/", "/k8s/clusters/edge/"),
+            (
+                "/api/v1/pods?watch=1",
+                "/k8s/clusters/edge/api/v1/pods?watch=1",
+            ),
+            ("https://127.0.0.1:1/readyz", "/k8s/clusters/edge/readyz"),
+        ] {
+            assert_eq!(below(target).unwrap(), path);
+        }
+        for target in ["/k8s/clusters/edge/api", "/k8s/clusters/prod/api", "*"] {
+            assert_eq!(below(target), None, "{target}");
+        }
+    }
 
     #[test]
     fn a_proxy_leads_to_its_clusters_alone() {

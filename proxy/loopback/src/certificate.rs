@@ -24,9 +24,9 @@ pub(crate) struct Made {
     pub(crate) ca_pem: String,
 }
 
-/// Makes a CA, a certificate for this address by it, and forgets the CA's key.
-pub(crate) fn make(address: IpAddr) -> Result<Made, BindError> {
-    let (certificate, key, ca_pem) = issue(address).map_err(BindError::Certificate)?;
+/// Makes a CA, a certificate for this address and this name by it, and forgets the CA's key.
+pub(crate) fn make(address: IpAddr, name: Option<&str>) -> Result<Made, BindError> {
+    let (certificate, key, ca_pem) = issue(address, name).map_err(BindError::Certificate)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -40,7 +40,10 @@ pub(crate) fn make(address: IpAddr) -> Result<Made, BindError> {
     Ok(Made { tls, ca_pem })
 }
 
-fn issue(address: IpAddr) -> Result<(rcgen::Certificate, KeyPair, String), rcgen::Error> {
+fn issue(
+    address: IpAddr,
+    name: Option<&str>,
+) -> Result<(rcgen::Certificate, KeyPair, String), rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let mut ca = params("Underpass loopback CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -56,6 +59,10 @@ fn issue(address: IpAddr) -> Result<(rcgen::Certificate, KeyPair, String), rcgen
         SanType::IpAddress(address),
         SanType::DnsName("localhost".try_into()?),
     ];
+    if let Some(name) = name {
+        let name = SanType::DnsName(name.try_into()?);
+        leaf.subject_alt_names.push(name);
+    }
     let certificate = leaf.signed_by(&key, &issuer)?;
     Ok((certificate, key, ca_pem))
 }

@@ -1,5 +1,7 @@
 //! A kubeconfig for a listener.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
@@ -14,6 +16,9 @@ pub struct Entry {
     pub name: String,
     /// The path of its root, as in `/k8s/clusters/edge`; empty for the listener's own.
     pub path: String,
+    /// The name that clients give in TLS (`tls-server-name`), by which the handler tells API servers without a path apart
+    /// ([`ServerName`](super::ServerName)). The certificate has to cover it: [`Loopback::named`].
+    pub server_name: Option<String>,
 }
 
 impl Loopback {
@@ -21,9 +26,15 @@ impl Loopback {
     /// as well.
     pub fn kubeconfig(&self, entries: &[Entry]) -> Zeroizing<String> {
         let ca = BASE64_STANDARD.encode(self.ca_pem());
-        let clusters = entries.iter().map(|Entry { name, path }| {
-            let server = format!("https://{}{path}", self.address());
-            json!({"name": name, "cluster": {"server": server, "certificate-authority-data": ca}})
+        let clusters = entries.iter().map(|entry| {
+            let server = format!("https://{}{}", self.address(), entry.path);
+            let name = entry
+                .server_name
+                .as_deref()
+                .map(|name| ("tls-server-name", name));
+            let cluster = [("server", &*server), ("certificate-authority-data", &*ca)];
+            let cluster: BTreeMap<_, _> = cluster.into_iter().chain(name).collect();
+            json!({"name": entry.name, "cluster": cluster})
         });
         let contexts = entries.iter().map(
             |Entry { name, .. }| json!({"name": name, "context": {"cluster": name, "user": USER}}),

@@ -39,6 +39,10 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, request: Request<RequestBody>) -> Response<Body>;
 }
 
+/// The name that a request's client has asked for in TLS, as an extension of the request. It is part of the address, and says nothing of the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName(pub Arc<str>);
+
 /// Why there is no listener.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -79,7 +83,7 @@ impl Loopback {
         let failed = |error| BindError::Bind(address, error);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let made = certificate::make(address.ip())?;
+        let made = certificate::make(address.ip(), None)?;
         Ok(Self {
             listener,
             address,
@@ -87,6 +91,20 @@ impl Loopback {
             ca_pem: made.ca_pem,
             token: Arc::new(Token::random()),
             connections: limits::CONNECTIONS,
+        })
+    }
+
+    /// Has a certificate for this name as well, or for all names of a wildcard. A request has the name that its client has asked for:
+    /// [`ServerName`].
+    ///
+    /// # Errors
+    /// It is no name of DNS.
+    pub fn named(self, name: &str) -> Result<Self, BindError> {
+        let made = certificate::make(self.address.ip(), Some(name))?;
+        Ok(Self {
+            tls: TlsAcceptor::from(Arc::new(made.tls)),
+            ca_pem: made.ca_pem,
+            ..self
         })
     }
 

@@ -17,7 +17,7 @@ use underpass_http::serve::{self, IdleTimeout, RequestBody};
 use super::limits;
 use super::strangers::{Stranger, Strangers};
 use super::token::Token;
-use super::{Handler, Loopback};
+use super::{Handler, Loopback, ServerName};
 
 /// The parts that connections share.
 struct Inside<H> {
@@ -111,10 +111,13 @@ impl<H: Handler> Inside<H> {
     }
 
     async fn serve_http(self: Arc<Self>, tls: TlsStream<TcpStream>, stranger: &Arc<Stranger>) {
-        let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let connection = tls.get_ref().1;
+        let is_http2 = connection.alpn_protocol() == Some(b"h2");
+        let name = connection.server_name().map(|name| ServerName(name.into()));
         let owner = Arc::new(Served {
             inside: self,
             stranger: Arc::clone(stranger),
+            name,
             served: serve::Served::default(),
         });
         let served = match is_http2 {
@@ -191,6 +194,7 @@ impl<H: Handler> Inside<H> {
 struct Served<H> {
     inside: Arc<Inside<H>>,
     stranger: Arc<Stranger>,
+    name: Option<ServerName>,
     served: serve::Served,
 }
 
@@ -199,7 +203,10 @@ impl<H: Handler> serve::Owner for Served<H> {
         &self.served
     }
 
-    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
+        if let Some(name) = &self.name {
+            request.extensions_mut().insert(name.clone());
+        }
         self.inside.answer(request, &self.stranger).await
     }
 

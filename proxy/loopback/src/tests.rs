@@ -34,6 +34,9 @@ impl Handler for Echo {
                 ]),
             )));
         }
+        if let Some(ServerName(name)) = request.extensions().get() {
+            return Response::new(full(format!("by {name}")));
+        }
         let seen = request
             .headers()
             .get_all(header::AUTHORIZATION)
@@ -69,6 +72,16 @@ impl World {
     }
 
     async fn connect(&self, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let address = self.address.ip().to_string();
+        self.connect_by(&address, alpn).await
+    }
+
+    /// The same by a name in TLS.
+    async fn connect_by(
+        &self,
+        name: &str,
+        alpn: &[u8],
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap();
         roots.add(ca).unwrap();
@@ -80,7 +93,7 @@ impl World {
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
         let tcp = TcpStream::connect(self.address).await.unwrap();
-        let name = self.address.ip().to_string().try_into().unwrap();
+        let name = name.to_owned().try_into().unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(name, tcp).await.unwrap()
     }
@@ -241,18 +254,40 @@ async fn the_kubeconfig_leads_here() {
     let loopback = Loopback::bind(ANY).await.unwrap();
     let entries = ["edge", "prod"].map(|name| Entry {
         name: name.to_owned(),
-        path: format!("/k8s/clusters/{name}"),
+        path: String::new(),
+        server_name: Some(format!("{name}.clusters.example")),
     });
+    let loopback = loopback.named("*.clusters.example").unwrap();
     let text = loopback.kubeconfig(&entries);
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["current-context"], "edge");
-    let server = format!("https://{}/k8s/clusters/prod", loopback.address());
-    assert_eq!(config["clusters"][1]["cluster"]["server"], server);
+    let server = format!("https://{}", loopback.address());
+    let cluster = &config["clusters"][1]["cluster"];
+    assert_eq!(cluster["server"], server);
+    assert_eq!(cluster["tls-server-name"], "prod.clusters.example");
     assert_eq!(config["users"][0]["user"]["token"], loopback.token());
     assert_eq!(
         config["contexts"][1]["context"]["user"],
         config["users"][0]["name"]
     );
+}
+
+#[tokio::test]
+async fn a_request_has_the_name_that_its_client_gave_in_tls() {
+    let loopback = Loopback::bind(ANY).await.unwrap();
+    let world = World::serve(loopback.named("*.clusters.example").unwrap());
+    let connection = world.connect_by("prod.clusters.example", b"http/1.1").await;
+    let (mut sender, serving) = hyper::client::conn::http1::handshake(TokioIo::new(connection))
+        .await
+        .unwrap();
+    tokio::spawn(serving);
+    let request = Request::get("/x")
+        .header(header::HOST, world.address.to_string())
+        .header(header::AUTHORIZATION, format!("Bearer {}", world.token));
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "by prod.clusters.example");
 }
 
 #[tokio::test]

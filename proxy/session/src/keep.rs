@@ -12,8 +12,9 @@ use underpass_tunnel::{Connector, ResetCode, Session, Status, chain};
 use super::error::ConnectError;
 use super::register::Registrar;
 
-/// How often it is looked whether the user has another token: well before a login's half-life makes the old one end.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often it is looked whether the user has another token: a program that replaces a file's token does so well before the old one ends.
+/// A request looks as well.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A change of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]

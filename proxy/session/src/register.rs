@@ -48,9 +48,19 @@ impl Registrar {
         self.missed.notify_one();
     }
 
-    /// Waits until a caller was turned away.
+    /// Waits until a caller was turned away, or has another token.
     pub(super) async fn missed(&self) {
         self.missed.notified().await;
+    }
+
+    /// The same, for a request. Where it is another one than the session rests on, the session is about to rest on it too.
+    pub(super) async fn bearer_of_request(&self) -> Result<Zeroizing<String>, ConnectError> {
+        let token = self.bearer().await?;
+        let is_other = self.shown().as_ref().is_some_and(|shown| *shown != token);
+        if is_other {
+            self.missed.notify_one();
+        }
+        Ok(token)
     }
 
     /// The user's token as it is now.
@@ -110,4 +120,43 @@ impl Registrar {
 /// Does the server, or something in front of it, not know the path?
 fn is_unknown_path(error: &ClientError) -> bool {
     error.is(StatusCode::NOT_FOUND) || error.is(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use futures_util::FutureExt as _;
+    use underpass_core::BoxError;
+    use underpass_tunnel::AgentKey;
+
+    use super::*;
+
+    struct Fixed(&'static str);
+
+    #[async_trait::async_trait]
+    impl Credentials for Fixed {
+        async fn bearer(&self) -> Result<Zeroizing<String>, BoxError> {
+            ready(Ok(self.0.to_owned().into())).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_with_another_token_has_it_registered() {
+        let key = AgentKey::from_seed([1; 32]).unwrap().public_key();
+        let roots = Roots::system().unwrap();
+        let registrar = Registrar::new(
+            "https://front".to_owned(),
+            roots,
+            None,
+            Arc::new(Fixed("new")),
+            key,
+        );
+        for (shown, is_other) in [(None, false), (Some("new"), false), (Some("old"), true)] {
+            *registrar.shown() = shown.map(|token| token.to_owned().into());
+            registrar.bearer_of_request().await.unwrap();
+            let missed = registrar.missed().now_or_never().is_some();
+            assert_eq!(missed, is_other, "{shown:?}");
+        }
+    }
 }

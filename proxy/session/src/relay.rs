@@ -1,5 +1,6 @@
 //! Relays requests of another HTTP connection through the session: each on a stream of its own, with the user's credential.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,8 +101,14 @@ impl UserSession {
     }
 
     async fn authorization(&self) -> Result<HeaderValue, Response<Body>> {
-        let refused = |error: ConnectError| unauthorized(&chain(&error).to_string());
-        let token = self.registrar.bearer().await.map_err(refused)?;
+        let refused = |error: ConnectError| {
+            let why = chain(&error).to_string();
+            match may_pass(&error) {
+                true => away(&why),
+                false => unauthorized(&why),
+            }
+        };
+        let token = self.registrar.bearer_of_request().await.map_err(refused)?;
         let text = zeroize::Zeroizing::new(format!("Bearer {}", *token));
         let value = HeaderValue::from_str(&text);
         let mut value = value
@@ -109,6 +116,28 @@ impl UserSession {
         value.set_sensitive(true);
         Ok(value)
     }
+}
+
+/// Is there no credential for a reason that passes? No file is free, or the issuer of a login cannot be reached. A file that is missing or may not
+/// be read stays so.
+fn may_pass(error: &ConnectError) -> bool {
+    let ConnectError::Credential(error) = error else {
+        return false;
+    };
+    let mut causes = std::iter::successors(Some(&**error as &dyn std::error::Error), |error| {
+        error.source()
+    });
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        cause.is_some_and(|kind| {
+            !matches!(
+                kind,
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::InvalidData
+            )
+        })
+    })
 }
 
 fn unauthorized(why: &str) -> Response<Body> {
@@ -158,5 +187,26 @@ pub(super) fn answer(
             let body = boxed(Guarded::new(body, exchange));
             exchange::chunk_before_trailers(Response::from_parts(parts, body))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read the token")]
+    struct Unread(#[source] io::Error);
+
+    #[test]
+    fn a_token_that_cannot_be_read_for_a_moment_is_not_refused() {
+        // No file is free for the process, or for the system.
+        for (number, passes) in [(24, true), (23, true), (2, false), (13, false)] {
+            let error = Unread(io::Error::from_raw_os_error(number));
+            let error = ConnectError::Credential(Box::new(error));
+            assert_eq!(may_pass(&error), passes, "{number}");
+        }
+        let error = ConnectError::Credential("you are not logged in".into());
+        assert!(!may_pass(&error));
     }
 }

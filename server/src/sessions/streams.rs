@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use underpass_api::HTTP_TARGET;
 use underpass_core::{ConnectionInfo, Protocol};
 use underpass_gateway::{Front, Metered};
-use underpass_tunnel::{CloseCode, IncomingStream, ResetCode, Session, chain};
+use underpass_tunnel::{CloseCode, IncomingStream, ResetCode, Session, SessionError, chain};
 
 use super::grants::Granted;
 use super::{Begun, REVOKED};
+use crate::limits;
 use crate::listen::{Connections, Door};
 
 /// The streams of all users' sessions.
@@ -48,26 +49,44 @@ impl Inside {
         let error = loop {
             tokio::select! {
                 biased;
-                () = granted.revoked() => {
-                    // Its streams end with it.
-                    session.close(CloseCode::Revoked, REVOKED);
-                    break session.closed().await;
-                }
+                () = granted.revoked() => break self.end_revoked(&session, &granted).await,
                 incoming = session.accept() => match incoming {
-                    Ok(incoming) if incoming.target() == HTTP_TARGET => {
-                        self.serve_stream(&session, &granted, incoming);
-                    }
-                    Ok(incoming) => {
-                        let target = incoming.target().to_owned();
-                        let reason = format!("no user's session leads to the target `{target}`");
-                        incoming.refuse(ResetCode::UnknownTarget, &reason);
-                    }
+                    Ok(incoming) => self.take(&session, &granted, incoming),
                     Err(error) => break error,
                 },
             }
         };
         let info = session.info();
         tracing::debug!(user = info.agent.as_str(), session = %info.id, "a user's session has ended: {}", chain(&error));
+    }
+
+    /// Ends a session whose credential counts no more. The front ends its streams, a watch with a `Status`: the session waits for
+    /// their clients, for a moment. A request that begins meanwhile is authenticated by itself.
+    async fn end_revoked(&self, session: &Session, granted: &Granted) -> SessionError {
+        let serving = async {
+            loop {
+                match session.accept().await {
+                    Ok(incoming) => self.take(session, granted, incoming),
+                    Err(error) => return error,
+                }
+            }
+        };
+        let idle = tokio::time::timeout(limits::SESSION_REVOKED_STREAMS, session.idle());
+        tokio::select! {
+            error = serving => return error,
+            _ = idle => {}
+        }
+        session.close(CloseCode::Revoked, REVOKED);
+        session.closed().await
+    }
+
+    fn take(&self, session: &Session, granted: &Granted, incoming: IncomingStream) {
+        if incoming.target() == HTTP_TARGET {
+            return self.serve_stream(session, granted, incoming);
+        }
+        let target = incoming.target().to_owned();
+        let reason = format!("no user's session leads to the target `{target}`");
+        incoming.refuse(ResetCode::UnknownTarget, &reason);
     }
 
     fn serve_stream(&self, session: &Session, granted: &Granted, incoming: IncomingStream) {

@@ -124,13 +124,13 @@ impl Proxy {
         Client::new(&CLUSTER, &self.kubeconfig, way, wire)
     }
 
-    /// The URL and the token of its kubeconfig.
+    /// The URL of the cluster, by path, and the token of its kubeconfig.
     fn place(&self) -> (String, String) {
         let config = std::fs::read_to_string(&self.kubeconfig).unwrap();
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         (
-            text(&config["clusters"][0]["cluster"]["server"]),
+            text(&config["clusters"][0]["cluster"]["server"]) + "/k8s/clusters/" + CLUSTER_NAME,
             text(&config["users"][0]["user"]["token"]),
         )
     }
@@ -308,6 +308,28 @@ async fn a_command_runs_with_the_kubeconfig_and_its_end_is_the_proxys() {
     assert_eq!(status.unwrap().unwrap().code(), Some(5));
 }
 
+/// Systems give 1,024 files and fewer to a user's programs.
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised() {
+    let laptop = Laptop::new().await;
+    let arguments = [CLUSTER_NAME, "--", "sh", "-c", "ulimit -Sn; ulimit -Hn"];
+    let command = laptop.command(Transport::Auto, &arguments);
+    let command = command.as_std();
+    let mut lowered = Command::new("sh");
+    let set = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    lowered.env_clear().envs(set).kill_on_drop(true);
+    lowered.args(["-c", "ulimit -Sn 64 && exec \"$@\"", "sh"]);
+    lowered.arg(command.get_program()).args(command.get_args());
+    let output = run(&mut lowered, b"").await;
+    let printed = text(&output.stdout);
+    let [soft, hard] = printed.lines().collect::<Vec<_>>()[..] else {
+        panic!("{output:?}");
+    };
+    assert_eq!(soft, hard);
+}
+
 #[tokio::test]
 async fn rule_27_the_local_port_opens_with_its_token_alone() {
     let laptop = Laptop::new().await;
@@ -321,8 +343,13 @@ async fn rule_27_the_local_port_opens_with_its_token_alone() {
             .to_string()
             .contains(&token_of(laptop.deployment.admin_kubeconfig()))
     );
-    let url = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
-    let token = config["users"][0]["user"]["token"].as_str().unwrap();
+    // By name, so that the API server's root is the listener's: `get --raw` of older kubectl, and `kubectl proxy`, drop a path.
+    let name = &config["clusters"][0]["cluster"]["tls-server-name"];
+    assert_eq!(name, "edge.clusters.underpass.internal");
+    let client = proxy.client("by-name", Wire::WebSocket);
+    assert_eq!(client.run(&["get", "--raw", "/readyz"]).await, "ok");
+    let (url, token) = proxy.place();
+    let token = token.as_str();
     let asked = async |token: Option<&str>, path: &str| {
         let mut arguments = vec!["-k".to_owned(), "-o".into(), "/dev/null".into()];
         arguments.extend(["-w".into(), "%{http_code}".into(), format!("{url}{path}")]);
@@ -389,6 +416,61 @@ async fn rule_12_revoking_the_token_ends_the_session_and_says_so() {
         }
     })
     .await;
+    proxy.terminate().await;
+}
+
+/// kubectl has nothing but the session's reset to show otherwise.
+#[tokio::test]
+async fn rule_12_a_watch_ends_with_a_status_before_its_session_does() {
+    let laptop = Laptop::new().await;
+    let kubeconfig = laptop
+        .deployment
+        .blocking(|u| u.kubeconfig("watcher", &["ops"]).unwrap());
+    laptop.set_token(&token_of(&kubeconfig.await));
+    let binding = ["--clusterrole=cluster-admin", "--user=watcher"];
+    let bind = [
+        &["create", "clusterrolebinding", "session-watcher"][..],
+        &binding,
+    ]
+    .concat();
+    laptop.deployment.admin(Wire::WebSocket).run(&bind).await;
+    let mut proxy = laptop.proxy(Transport::Auto).await;
+    let mut watches = Vec::new();
+    for version in ["--http1.1", "--http2"] {
+        let (url, token) = proxy.place();
+        let path = "/api/v1/namespaces/default/configmaps?watch=true";
+        let mut arguments = vec!["-k".to_owned(), "-sS".into(), "-N".into(), version.into()];
+        arguments.push(format!("{url}{path}"));
+        arguments.extend(["-H".into(), format!("Authorization: Bearer {token}")]);
+        let mut command = curl(arguments);
+        command.stdout(Stdio::piped()).kill_on_drop(true);
+        let mut watch = command.spawn().unwrap();
+        let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let first = next(&mut lines).await;
+        assert!(first.contains("ADDED"), "{first}");
+        watches.push((watch, lines));
+    }
+    let removed = laptop
+        .deployment
+        .blocking(|u| u.administer(&["user", "remove", "watcher"]).unwrap());
+    removed.await;
+    for (mut watch, mut lines) in watches {
+        let ending = async {
+            let mut last = String::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                last = line;
+            }
+            (last, watch.wait().await.unwrap())
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(10), ending).await;
+        let (last, status) = ended.expect("the watch goes on");
+        let is_status = [r#""type":"ERROR""#, r#""kind":"Status""#];
+        assert!(is_status.iter().all(|part| last.contains(part)), "{last}");
+        assert!(status.success(), "{status}");
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(5), proxy.line()).await;
+    let ended = ended.expect("a line");
+    assert!(ended.contains("has expired, or was revoked"), "{ended}");
     proxy.terminate().await;
 }
 

@@ -299,7 +299,10 @@ impl Session {
     }
 
     /// Waits until no stream is open, or the session has ended.
-    async fn idle(&self) {
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn idle(&self) {
         let mut ended = pin!(self.closed());
         loop {
             let mut released = pin!(self.shared.released());

@@ -64,6 +64,7 @@ impl Kubectl {
         let entry = Entry {
             name: CONTEXT.to_owned(),
             path: String::new(),
+            server_name: None,
         };
         let kubeconfig = HomeFile {
             name: "kubeconfig".to_owned(),
