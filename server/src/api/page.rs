@@ -100,3 +100,21 @@ fn names(headers: &HeaderMap, list: http::HeaderName, tag: &HeaderValue) -> bool
         .map(|tag| tag.trim().trim_start_matches("W/"));
     tags.any(|named| named == "*" || named.as_bytes() == tag.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_19_a_page_has_an_end() {
+        for (limit, entries) in [
+            (None, 500),
+            (Some(0), 1),
+            (Some(1000), 1000),
+            (Some(usize::MAX), 1000),
+        ] {
+            let page = Page { after: None, limit };
+            assert_eq!(page.limit(), entries, "{limit:?}");
+        }
+    }
+}
