@@ -187,8 +187,8 @@ pub(crate) const SESSIONS_OF_USERS: usize = 8192;
 pub(crate) const SESSION_STREAMS: u32 = 512;
 
 /// How long a session waits, once its credential counts no more, for the ends of its streams: the front ends each with words for its
-/// client, which takes a round trip. Upgraded ones end at once, and no request begins anew.
-pub(crate) const SESSION_REVOKED_STREAMS: Duration = Duration::from_secs(2);
+/// client, which takes a round trip. Upgraded ones end at once, and no request begins anew. It is over within the second of rule 12.
+pub(crate) const SESSION_REVOKED_STREAMS: Duration = Duration::from_millis(600);
 
 /// How long a registered key waits for its session: a dial over WebSocket behind QUIC's head start, some times.
 pub(crate) const SESSION_KEY_UNUSED: Duration = Duration::from_secs(60);

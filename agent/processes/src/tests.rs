@@ -1,8 +1,11 @@
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
 use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Sleeper(Child);
 
@@ -31,6 +34,11 @@ fn a_process_is_found_by_the_value_of_its_variable() {
     let sleeper = Sleeper::with("UNDERPASS_TEST_MARK", "a=b");
     assert!(processes.others().unwrap().contains(&sleeper.pid()));
     let value = |name| processes.variable(sleeper.pid(), name);
+    // The system shows a process that has just begun without its variables.
+    let begun = Instant::now();
+    while value("UNDERPASS_TEST_MARK").is_none() && begun.elapsed() < DEADLINE {
+        std::thread::yield_now();
+    }
     assert_eq!(value("UNDERPASS_TEST_MARK"), Some(b"a=b".to_vec()));
     assert_eq!(value("UNDERPASS_TEST"), None);
 }
