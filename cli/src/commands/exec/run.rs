@@ -179,7 +179,7 @@ async fn hear(from: &mut Incoming, is_raw: bool, mut away: watch::Receiver<bool>
     }
 }
 
-/// Waits until then, and longer where the connection was away: what is on its way has its time once there is another.
+/// Waits until then, and longer where the connection was away: output on its way has its time once there is another.
 async fn silence(until: &mut Instant, away: &mut watch::Receiver<bool>) {
     loop {
         tokio::time::sleep_until(*until).await;
