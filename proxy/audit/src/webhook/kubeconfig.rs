@@ -151,7 +151,7 @@ fn is_no_pipe(has_data: bool, path: Option<&str>) -> Result<(), WebhookError> {
     }
 }
 
-/// kube reads it, and would wait for the writer of a pipe. What else is wrong with it kube says. Blocks.
+/// kube reads it, and would wait for the writer of a pipe. kube names every other fault of it. Blocks.
 fn is_file(path: &Path) -> Result<(), WebhookError> {
     match files::open(path, u64::MAX) {
         Err(fault @ FileFault::NoFile) => Err(WebhookError::File {
