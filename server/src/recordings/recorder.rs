@@ -27,7 +27,7 @@ pub(super) struct Recorder {
     pub(super) file: Option<Arc<Mutex<CastFile>>>,
     active: Active,
     sessions: Sessions,
-    /// What was heard of the shell and is not in its file.
+    /// Bytes of the shell that the server has read and its file has not.
     pub(super) unwritten: Unwritten,
 }
 

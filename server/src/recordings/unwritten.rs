@@ -8,7 +8,7 @@ use super::recorder::{Parted, Recorder, begun, lock, say};
 use super::told;
 use crate::limits;
 
-/// What was heard of a shell and is not in its file.
+/// Bytes of a shell that the server has read and its file has not.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     /// From here, where the file ends, to there.

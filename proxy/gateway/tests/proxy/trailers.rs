@@ -12,7 +12,7 @@ use crate::{
 
 const PROXY: &str = "/api/v1/namespaces/a/services/http:s:80/proxy/x";
 
-/// What a workload sends behind `body`: one may pass, one is no header of ours to pass, and one was not announced.
+/// Trailers that a workload sends behind `body`: one may pass, one is no header of ours to pass, and one was not announced.
 fn trailers() -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "841".parse().unwrap());
