@@ -32,7 +32,7 @@ pub use underpass_http::serve::RequestBody;
 /// Answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request that has shown the token, which was taken from it. Upgrades are the handler's, by [`hyper::upgrade::on`].
+    /// Answers a request that has shown the token, which was taken from it. Upgrades are the handler's, by `hyper::upgrade::on`.
     ///
     /// # Cancel safety
     /// The future is dropped when the client is gone.
