@@ -1,6 +1,8 @@
 //! Where the audit log goes, by the command line.
 
 mod file;
+#[cfg(test)]
+mod kept;
 mod stdout;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use underpass_core::limits::FILE_TIME;
 use underpass_https::Proxy;
 
 use self::file::{Keep, LogFile};
+#[cfg(test)]
+pub(crate) use self::kept::Kept;
 use self::stdout::Stdout;
 use crate::data_dir::DataDir;
 use crate::limits;

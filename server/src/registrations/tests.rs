@@ -4,18 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use underpass_api::OfferedCredential;
-use underpass_audit::{AuditLog, Backend, BackendConfig, Policy, Sink};
-use underpass_core::{
-    BoxError, Clusters, ConnectError, Open, RegistrationRules, StreamClass, Target,
-};
+use underpass_core::{Clusters, ConnectError, Open, RegistrationRules, StreamClass, Target};
 use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::seal::SealingKey;
 use underpass_directory::{Agent, Draft, MemoryStore, Rotation};
@@ -26,6 +21,7 @@ use underpass_tunnel::{
 };
 
 use super::*;
+use crate::audit::Kept;
 use crate::router::Ways;
 use crate::tunnel::{Keys, Tunnel};
 
@@ -44,39 +40,7 @@ struct World {
     tunnel: Tunnel,
     registrations: Arc<Registrations>,
     acceptor: Acceptor,
-    events: Events,
-}
-
-/// The audit log.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<Value>>>);
-
-#[async_trait]
-impl Sink for Events {
-    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
-        let events = events
-            .iter()
-            .map(|event| serde_json::from_slice(event).unwrap());
-        self.0.lock().unwrap().extend(events);
-        Ok(())
-    }
-}
-
-impl Events {
-    /// Waits for so many, and gives the last.
-    async fn nth(&self, count: usize) -> Value {
-        let waiting = async {
-            loop {
-                let events = self.0.lock().unwrap().clone();
-                assert!(events.len() <= count, "{events:?}");
-                if events.len() == count {
-                    return events.last().unwrap().clone();
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(SOON, waiting).await.expect("an event")
-    }
+    events: Kept,
 }
 
 fn key(seed: u8) -> AgentKey {
@@ -113,9 +77,8 @@ impl World {
         let sealing = SealingKey::generate().unwrap();
         let keys = Keyring::new(SealingKey::from_text(&sealing).unwrap(), vec![]);
         let own = vec!["localhost".to_owned()];
-        let events = Events::default();
-        let backend = Backend::start("events", Box::new(events.clone()), BackendConfig::default());
-        let audit = AuditLog::new(Policy::everything(), vec![backend]);
+        let events = Kept::default();
+        let audit = events.audit_log();
         let registrations = Registrations::new(Arc::clone(&directory), Arc::new(keys), own, audit);
         let registrations = Arc::new(registrations);
         let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default())

@@ -1,83 +1,13 @@
 //! The audit log's events of the API's requests.
 
-use std::sync::Mutex;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
-use underpass_audit::{Backend, BackendConfig, Policy, Sink};
-use underpass_core::BoxError;
+use underpass_audit::{Backend, BackendConfig, Policy};
 use underpass_directory::{CommitError, Contents, Revision, StoreError, Write};
 
 use super::*;
-
-/// Two logs in memory: of those who are known, and of strangers.
-#[derive(Clone, Default)]
-pub(super) struct Kept(Arc<Mutex<Vec<Value>>>);
-
-#[async_trait]
-impl Sink for Kept {
-    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
-        let events = events
-            .iter()
-            .map(|event| serde_json::from_slice(event).unwrap());
-        self.0.lock().unwrap().extend(events);
-        Ok(())
-    }
-}
-
-impl Kept {
-    /// The log of everybody who is known.
-    pub(super) fn audit_log(&self) -> AuditLog {
-        let backend = Backend::start("kept", Box::new(self.clone()), BackendConfig::default());
-        AuditLog::new(Policy::everything(), vec![backend])
-    }
-
-    /// Waits for the event about this object.
-    pub(super) async fn about(&self, object: &str) -> Value {
-        self.first(|told| told["underpass.dev/object"] == object)
-            .await
-    }
-
-    /// Waits for an event that has this annotation.
-    pub(super) async fn with(&self, annotation: &str) -> Value {
-        self.first(|told| !told[annotation].is_null()).await
-    }
-
-    /// Waits for the first event with annotations like these.
-    async fn first(&self, is_it: impl Fn(&Value) -> bool) -> Value {
-        let is_it = |event: &&Value| is_it(&event["annotations"]);
-        let waiting = async {
-            loop {
-                let found = self.0.lock().unwrap().iter().find(is_it).cloned();
-                match found {
-                    Some(event) => return event,
-                    None => tokio::task::yield_now().await,
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), waiting)
-            .await
-            .expect("an event")
-    }
-
-    /// Waits for so many events, and gives the last.
-    async fn nth(&self, count: usize) -> Value {
-        let waiting = async {
-            loop {
-                let events = self.0.lock().unwrap().clone();
-                assert!(events.len() <= count, "{events:?}");
-                if events.len() == count {
-                    return events.last().unwrap().clone();
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), waiting)
-            .await
-            .expect("an event")
-    }
-}
+use crate::audit::Kept;
 
 #[tokio::test]
 async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
@@ -228,11 +158,7 @@ async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
     let failed = strangers.nth(1).await;
     assert_eq!(failed["user"]["username"], "carol");
     assert_eq!(failed["responseStatus"]["code"], 401);
-    let everything = format!(
-        "{:?}{:?}",
-        known.0.lock().unwrap(),
-        strangers.0.lock().unwrap()
-    );
+    let everything = format!("{:?}{:?}", known.written(), strangers.written());
     for secret in secrets {
         assert!(!everything.contains(&secret), "{secret} in {everything}");
     }
@@ -321,13 +247,12 @@ async fn rule_15_a_change_that_may_have_been_written_is_written_down_with_its_ef
 #[tokio::test(start_paused = true)]
 async fn rule_15_what_is_being_written_when_the_time_is_over_is_told_and_written_down() {
     let known = Kept::default();
-    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
     let store = Arc::new(Slow {
         store: MemoryStore::default(),
         asked: Notify::new(),
         go_on: Notify::new(),
     });
-    let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
+    let audit_log = known.audit_log();
     let world = World::over(store.clone(), audit_log).await;
     let binding = json!({"name": "b", "spec": {"subjects": [{"user": "alice"}], "clusters": {"all": true}, "role": "admin"}});
     let asking = world.operate(Method::POST, "/v1/bindings", binding);
@@ -391,13 +316,12 @@ async fn rule_15_a_login_whose_client_goes_away_is_written_down() {
 #[tokio::test]
 async fn rule_15_what_has_begun_is_written_down_before_the_server_ends() {
     let known = Kept::default();
-    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
     let store = Arc::new(Slow {
         store: MemoryStore::default(),
         asked: Notify::new(),
         go_on: Notify::new(),
     });
-    let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
+    let audit_log = known.audit_log();
     let world = World::over(store.clone(), audit_log.clone()).await;
     let user = json!({"name": "alice", "spec": {}});
     tokio::select! {
@@ -478,10 +402,6 @@ async fn rule_15_every_join_is_written_down() {
         (&event["responseStatus"]["code"], said(&event, "object")),
         (&json!(401), String::new())
     );
-    let everything = format!(
-        "{:?}{:?}",
-        known.0.lock().unwrap(),
-        strangers.0.lock().unwrap()
-    );
+    let everything = format!("{:?}{:?}", known.written(), strangers.written());
     assert!(!everything.contains(&token[4..]) && !everything.contains("never_made"));
 }

@@ -13,8 +13,8 @@ use underpass_tunnel::{
     Acceptor, AcceptorConfig, AgentKey, Connector, ConnectorConfig, ResetCode, Session,
 };
 
-use super::audited::Kept;
 use super::*;
+use crate::audit::Kept;
 use crate::recordings::Recordings;
 use crate::shells::Keepers;
 use crate::tunnel::Keys;

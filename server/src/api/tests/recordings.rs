@@ -5,10 +5,10 @@ use underpass_api::CastHeader;
 use underpass_directory::{Cluster, Expect, User};
 use underpass_tunnel::{ResetCode, Session};
 
-use super::audited::Kept;
 use super::nodes::recorded;
 use super::shells::{ALL, Asked, ID, alice, answered, refused, shell};
 use super::*;
+use crate::audit::Kept;
 use crate::recordings::{Record, Recordings, RecordingsConfig};
 
 const RECORDINGS: &str = "/v1/clusters/prod/recordings";

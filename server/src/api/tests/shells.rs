@@ -6,9 +6,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use underpass_core::Identity;
 use underpass_tunnel::{ResetCode, Session, Stream, StreamError};
 
-use super::audited::Kept;
 use super::nodes::{audited, world};
 use super::*;
+use crate::audit::Kept;
 
 pub(super) const ALL: &str = "/v1/clusters/prod/nodes/worker-1/shells";
 pub(super) const ID: &str = "0123456789abcdef0123456789abcdef";

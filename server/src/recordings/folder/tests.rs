@@ -1,15 +1,10 @@
 //! The folder of recordings.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::Value;
 use underpass_api::ShellRecording;
-use underpass_audit::{Backend, BackendConfig, Policy, Sink};
-use underpass_core::{BoxError, ShellId, ShellKind};
+use underpass_core::{ShellId, ShellKind};
 
 use super::*;
+use crate::audit::Kept;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -26,21 +21,6 @@ fn open_audited(path: PathBuf, audit: AuditLog) -> Folder {
         number: 100,
     };
     Folder::open(path, most, audit).unwrap()
-}
-
-/// An audit log in memory.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Value>>>);
-
-#[async_trait]
-impl Sink for Kept {
-    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
-        let events = events
-            .iter()
-            .map(|event| serde_json::from_slice(event).unwrap());
-        self.0.lock().unwrap().extend(events);
-        Ok(())
-    }
 }
 
 fn facts(cluster: &str) -> Facts {
@@ -146,9 +126,7 @@ fn the_oldest_make_room_and_those_that_are_being_written_never() {
 async fn rule_15_what_is_removed_by_itself_is_in_the_audit_log() {
     let parent = tempfile::tempdir().unwrap();
     let kept = Kept::default();
-    let backend = Backend::start("kept", Box::new(kept.clone()), BackendConfig::default());
-    let audit = AuditLog::new(Policy::everything(), vec![backend]);
-    let folder = open_audited(parent.path().join("recordings"), audit);
+    let folder = open_audited(parent.path().join("recordings"), kept.audit_log());
     let first = record(&folder, 1, 4 * BLOCK);
     let second = record(&folder, 2, 4 * BLOCK);
     folder.remove(&second.key(), Removal::Asked).unwrap();
@@ -161,14 +139,7 @@ async fn rule_15_what_is_removed_by_itself_is_in_the_audit_log() {
         (first.id, "removed to make room"),
         (third.id, "removed at the end of its time"),
     ];
-    let waiting = async {
-        while kept.0.lock().unwrap().len() < expected.len() {
-            tokio::task::yield_now().await;
-        }
-    };
-    let heard = tokio::time::timeout(Duration::from_secs(20), waiting);
-    heard.await.expect("two events");
-    let events = kept.0.lock().unwrap().clone();
+    let events = kept.all(expected.len()).await;
     let told: Vec<_> = events
         .iter()
         .map(|event| {
